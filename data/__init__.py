@@ -1,0 +1,1 @@
+"""Records: reading, checking, counting and tokenising them. Imports no torch."""

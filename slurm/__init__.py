@@ -1,0 +1,1 @@
+"""Jobs on a SLURM cluster. Knows jobs, not stages."""
