@@ -1,0 +1,148 @@
+"""What a stage is: a frozen value that names its inputs and knows how to run once they are there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
+
+from data.sources import Mixture, Source
+from data.sources import files as source_files
+from trainers.config import Closed
+from trainers.work import Work
+
+Metrics = dict[str, Any]
+ROWS = "rows.jsonl"
+"""Where every stage that makes rows puts them."""
+MODEL = "model"
+"""Where every stage that makes a model puts it."""
+STAGE_NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+
+
+@dataclass(frozen=True)
+class StageRef:
+    """Marks a field whose value may name an earlier stage."""
+
+    makes: str
+    """What that stage must have made: `model`, `pairs`, `candidates` or `rows`."""
+    only: bool = False
+    """The value must be a stage, never a path, alias or hub id."""
+
+
+class Waiting(Exception):  # noqa: N818 - it is a state, not an error
+    """A stage that people have not finished. The command prints this and exits 75."""
+
+    def __init__(self, what: str, *, how: str) -> None:
+        self.what = what
+        self.how = how
+        super().__init__(f"{what}\n  {how}")
+
+
+@dataclass(frozen=True)
+class Built:
+    """A finished stage, as a later one sees it."""
+
+    name: str
+    kind: str
+    path: Path
+    build: str
+    config: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+
+
+@dataclass
+class Job(Work):
+    """A stage at work: its folder, what it was given, and whom it tells."""
+
+    inputs: Mapping[str, Built] = field(default_factory=dict[str, Built])
+    """Earlier stages by the name the recipe gives them."""
+    base: Path = Path()
+    """The recipe's folder, against which relative paths are read."""
+
+    def start(self, model: str) -> str:
+        """The folder an earlier stage left its model in, or the alias, folder or hub id as the recipe has it."""
+        if model in self.inputs:
+            return str(self.inputs[model].path / MODEL)
+        local = self.base / model
+        return str(local) if local.is_dir() else model
+
+    def mixture(self, mixture: Mixture) -> Mixture:
+        """The same sources, with the name of an earlier stage replaced by the file it wrote."""
+        return mixture.model_copy(
+            update={
+                "sources": tuple(
+                    s.model_copy(update={"path": str(self.inputs[s.path].path / ROWS), "format": "jsonl"})
+                    if s.path in self.inputs
+                    else s
+                    for s in mixture.sources
+                )
+            }
+        )
+
+
+class Stage(Closed):
+    """One step of a recipe. `kind` tells them apart; the union of all kinds is the only registry."""
+
+    makes: ClassVar[frozenset[str]] = frozenset()
+    """What later stages may use this one as: `model`, `pairs`, `candidates`, `rows`."""
+
+    name: Annotated[str, Field(pattern=STAGE_NAME_PATTERN, max_length=64)]
+    """How other stages and the run folder call this one."""
+
+    def mixtures(self) -> dict[str, Mixture]:
+        """Every field that holds data, by name."""
+        fields = ((key, getattr(self, key)) for key in type(self).model_fields)
+        return {key: value for key, value in fields if isinstance(value, Mixture)}
+
+    def files(self, base: Path, stages: set[str]) -> list[Path]:
+        """Local files whose content the result depends on; `stages` are the names that are no files."""
+        found: list[Path] = []
+        for mixture in self.mixtures().values():
+            local = tuple(s for s in mixture.sources if s.path not in stages)
+            if local:
+                found += source_files(mixture.model_copy(update={"sources": local}), base)
+        return found
+
+    def prepare(self, job: Job) -> None:
+        """What one process does before several train: read, check and tokenise. Safe to repeat."""
+
+    def run(self, job: Job) -> Metrics:
+        """Do the work, write it below `job.out`, and return the figures for done.json."""
+        raise NotImplementedError
+
+
+def references(stage: Stage) -> list[tuple[tuple[str | int, ...], str, StageRef]]:
+    """Every value of the stage that may name another stage, with its path inside the stage."""
+    found: list[tuple[tuple[str | int, ...], str, StageRef]] = []
+    for key, info in type(stage).model_fields.items():
+        mark = next((m for m in info.metadata if isinstance(m, StageRef)), None)
+        if mark is None:
+            continue
+        for path, value in _strings(getattr(stage, key), (key,)):
+            found.append((path, value, mark))
+    return found
+
+
+def _strings(value: object, path: tuple[str | int, ...]) -> list[tuple[tuple[str | int, ...], str]]:
+    if isinstance(value, str):
+        return [(path, value)]
+    if isinstance(value, Source):
+        return [((*path, "path"), value.path)]
+    if isinstance(value, Mixture):
+        return [item for i, s in enumerate(value.sources) for item in _strings(s, (*path, i))]
+    if isinstance(value, Mapping):
+        items: Mapping[str, object] = value  # pyright: ignore[reportUnknownVariableType]
+        return [item for k, v in items.items() for item in _strings(v, (*path, k))]
+    if isinstance(value, (tuple, list)):
+        seq: tuple[object, ...] = tuple(value)  # pyright: ignore[reportUnknownArgumentType]
+        return [item for i, v in enumerate(seq) for item in _strings(v, (*path, i))]
+    return []
+
+
+def input_names(stage: Stage, known: set[str]) -> list[str]:
+    """Names of the earlier stages this one reads, in order, each once."""
+    names = [value for _, value, _ in references(stage) if value in known]
+    return list(dict.fromkeys(names))

@@ -1,0 +1,38 @@
+"""Where a piece of work writes, and whom it tells how far it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+
+class Progress(Protocol):
+    """Called often; the receiver decides how much of it to show."""
+
+    def __call__(self, *, done: float, total: float | None, unit: str, **figures: float) -> None: ...
+
+
+def silent(*, done: float, total: float | None, unit: str, **figures: float) -> None:
+    """Progress that nobody watches."""
+
+
+@dataclass
+class Work:
+    """A folder to write into, and the person who waits."""
+
+    out: Path
+    say: Callable[[str], None] = print
+    """One line for the person who waits; also written to the stage's log."""
+    progress: Progress = silent
+    """Where a long piece of work stands, e.g. progress(done=3, total=10, unit="steps", loss=0.7)."""
+    log: Callable[[dict[str, Any]], None] = lambda _: None
+    """One line of metrics.jsonl."""
+    resolved: dict[str, Any] = field(default_factory=dict[str, Any])
+    """What each `auto` became; recorded in done.json."""
+
+    def choose(self, key: str, value: object, why: str) -> None:
+        """Record and print what an `auto` became."""
+        self.resolved[key] = {"value": value, "why": why}
+        self.say(f"{key}: {value} ({why})")
