@@ -218,12 +218,13 @@ def _build_smollm2(folder: Path) -> dict[str, str]:
 
 def _tiny_text() -> Iterator[str]:
     """Enough plain English, from a fixed walk over stems and endings, to learn a thousand tokens from."""
-    stems = (
+    stems_text = (
         "signal mirror lamp mountain valley station letter answer question reason sun cloud light number "
         "system user assistant help train test model prefer reward choose reject learn explain write read "
         "turn count open close carry wait repeat send follow morning summer winter river garden window "
         "friend teacher doctor captain village market harbour bridge castle forest journey kitchen"
-    ).split(" ")
+    )
+    stems = stems_text.split()
     endings = ("", "s", "ed", "ing", "er", "ful", "less", "ly", "ment", "able")
     frames = ("The {} is {} of {}.", "What {} did the {} have? {}!", "Yes, {} and {}; not {}, said she.")
     walk = 1
@@ -283,10 +284,11 @@ def _build_tiny(folder: Path) -> dict[str, str]:
         num_key_value_heads=shape.num_key_value_heads,
         max_position_embeddings=shape.max_position_embeddings,
         tie_word_embeddings=shape.tie_word_embeddings,
+        dtype=torch.float32,
     )
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):  # The caller's random state is not ours.
         torch.manual_seed(0)
-        model = LlamaForCausalLM(config).to(torch.float32)
+        model: Any = LlamaForCausalLM(config)
     _set_special_tokens(model, tokenizer)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -36,4 +36,4 @@ class Prefer(Stage, PreferOptions):
     def run(self, job: Job) -> Metrics:
         from trainers.preference import train_preference
 
-        return train_preference(self, job.start(self.model), job)
+        return train_preference(self, job.start(self.model), job, name=self.name)

@@ -36,4 +36,4 @@ class Sft(Stage, SftOptions):
     def run(self, job: Job) -> Metrics:
         from trainers.sft import train_sft
 
-        return train_sft(self, job.start(self.model), job)
+        return train_sft(self, job.start(self.model), job, name=self.name)

@@ -1,0 +1,258 @@
+"""Starts the worker process, shows what it tells, and turns its end, however it came, into state.
+
+A launcher of several processes would put `torchrun` between this and `pipelines.worker`; nothing else here changes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import sysconfig
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import IO, Any, cast
+
+from data.errors import RunError
+from pipelines import machine, state
+from pipelines.failures import relief
+from pipelines.lock import RunLock
+from pipelines.progress import Watch
+from pipelines.stage import Stage
+
+WORKER_LOG = "worker.log"
+"""What the worker printed before its first stage; from then on it prints into the stage's log."""
+GRACE = 30.0
+"""Seconds a stopped worker has to save what it wants to save."""
+EXIT_CRASH, EXIT_USER = 1, 2
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How the worker ended, in terms of the command's exit code."""
+
+    code: int
+    stage: str | None = None
+    failed: state.Failed | None = None
+    waiting: state.WaitingFor | None = None
+    stopped: int | None = None
+    """The signal that stopped the command: 2 is Ctrl-C."""
+
+
+class Stopped(BaseException):
+    """The command was told to stop."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        super().__init__(signal.Signals(number).name)
+
+
+def environment(given: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The worker's environment. What the user has set stays."""
+    given = os.environ if given is None else given
+    wanted = {
+        "OMP_NUM_THREADS": str(machine.usable_cores()),
+        # On cores that are shared, threads that spin while they wait cost more than they save.
+        "GOMP_SPINCOUNT": "0",
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONHASHSEED": "0",
+        "PYTHONFAULTHANDLER": "1",
+        # Big blocks kept instead of handed back to the kernel after every operation: a third less time in page faults.
+        "MALLOC_MMAP_THRESHOLD_": "8589934592",
+        "MALLOC_TRIM_THRESHOLD_": "17179869184",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+        "TQDM_DISABLE": "1",
+        "TRANSFORMERS_VERBOSITY": "warning",
+        "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+    }
+    found = {**wanted, **given, "PYTHONSAFEPATH": "1"}
+    root = str(Path(__file__).parent.parent)
+    if root not in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib")):
+        # Run from a source tree: with a safe path the worker would not find it.
+        found["PYTHONPATH"] = os.pathsep.join(p for p in (root, given.get("PYTHONPATH", "")) if p)
+    return found
+
+
+def launch(run_dir: Path, stages: Sequence[Stage], lock: RunLock, watch: Watch) -> Ended:
+    """Run the stages in one worker, until all are done or one of them stops it."""
+    kills = machine.oom_kills()
+    with _signals(), _worker(run_dir, [stage.name for stage in stages], lock) as (process, events):
+        current: str | None = None
+        last: dict[str, Any] = {}
+        try:
+            for event in _events(process, events):
+                name = str(event["stage"])
+                if event["event"] == "start":
+                    current = name
+                    watch.start(name)
+                elif event["event"] == "say":
+                    watch.say(name, event["line"])
+                elif event["event"] == "progress":
+                    watch.progress(name, event["done"], event["total"], event["unit"], event["figures"])
+                elif event["event"] == "done":
+                    watch.say(name, f"done in {event['seconds']:.1f} s")
+                last = event
+            code = process.wait()
+        except (Stopped, KeyboardInterrupt) as stop:
+            number = stop.number if isinstance(stop, Stopped) else signal.SIGINT
+            _end(process)
+            return Ended(128 + number, current, stopped=number)
+        finally:
+            watch.close()
+    if last.get("event") == "failed":
+        failed = state.Failed.model_validate({k: v for k, v in last.items() if k not in ("event", "stage")})
+        return Ended(failed.exit, current, failed=failed)
+    if last.get("event") == "waiting":
+        waiting = state.WaitingFor.model_validate(
+            {k: v for k, v in last.items() if k not in ("event", "stage")}
+        )
+        return Ended(75, current, waiting=waiting)
+    if code == 0:
+        return Ended(0)
+    # The last stage may have been finished when it came.
+    if last.get("event") == "done":
+        current = None
+    stage = next((item for item in stages if item.name == current), None)
+    return _died(run_dir, stage, code, kills)
+
+
+def _died(run_dir: Path, stage: Stage | None, code: int, kills: int | None) -> Ended:
+    """The worker ended without a word: say what is known, and record it in its stead."""
+    log = run_dir / stage.name / state.LOG if stage else run_dir / WORKER_LOG
+    way_out = f"What it printed is in {log}. The same command goes on from where it was."
+    exit_code = EXIT_CRASH
+    if code == -signal.SIGKILL:
+        exit_code = EXIT_USER
+        seen = kills is not None and (machine.oom_kills() or 0) > kills
+        who = "by the kernel, which was out of memory" if seen else "most likely by the kernel, out of memory"
+        what = f"the worker was killed {who} (signal 9; this machine has {machine.memory_limit() / 1e9:.1f} GB)"
+        way_out = relief(stage) if stage else way_out
+    elif code < 0:
+        what = f"the worker was ended by {_signal_name(-code)}{_last_words(log)}"
+    else:
+        what = f"the worker ended with exit code {code} before it said why{_last_words(log)}"
+    where = f"stages.{stage.name}" if stage else str(run_dir)
+    failed = state.Failed(
+        what=what, where=where, way_out=way_out, trace=str(log), time=state.now(), exit=exit_code
+    )
+    if stage is not None:
+        try:
+            (run_dir / stage.name).mkdir(exist_ok=True)
+            state.write(run_dir / stage.name / state.FAILED, failed)
+        except (OSError, RunError) as unwritten:
+            failed = failed.model_copy(update={"what": f"{failed.what} (not recorded: {unwritten})"})
+    return Ended(exit_code, stage.name if stage else None, failed=failed)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _last_words(log: Path) -> str:
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - 4000))
+            lines = file.read().decode(errors="replace").strip().splitlines()
+    except OSError:
+        return ""
+    return f"; its last line: {lines[-1][:200]}" if lines else ""
+
+
+@contextmanager
+def _worker(
+    run_dir: Path, names: list[str], lock: RunLock
+) -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes]]]:
+    """The process, and what it tells. However the block is left, the process is ended and the pipes closed."""
+    life_read, life_write = os.pipe()
+    tell_read, tell_write = os.pipe()
+    inherited = {"LOCK": lock.fd, "LIFELINE": life_read, "EVENTS": tell_write}
+    env = environment() | {f"HELIOGRAPH_{key}": str(fd) for key, fd in inherited.items()}
+    env["HELIOGRAPH_COMMAND"] = lock.holder.id
+    process: subprocess.Popen[bytes] | None = None
+    try:
+        with (run_dir / WORKER_LOG).open("wb") as log, os.fdopen(tell_read, "rb", buffering=0) as events:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "pipelines.worker", str(run_dir), *names],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=env,
+                pass_fds=tuple(inherited.values()),
+            )
+            os.close(tell_write)
+            tell_write = -1
+            yield process, events
+    except OSError as fault:
+        if process is not None:
+            raise
+        raise RunError(
+            f"the worker cannot be started: {fault.strerror or fault}",
+            where=str(run_dir),
+            way_out="Free memory or disk space, or mend the folder's permissions.",
+        ) from fault
+    finally:
+        if process is not None and process.poll() is None:
+            process.kill()
+            process.wait()
+        for fd in (life_read, life_write, tell_write):
+            if fd >= 0:
+                os.close(fd)
+
+
+def _events(process: subprocess.Popen[bytes], events: IO[bytes]) -> Iterator[dict[str, Any]]:
+    """What the worker tells, until it has ended; a process that it left behind may keep the pipe open."""
+    rest = b""
+    while True:
+        ready, _, _ = select.select([events], [], [], 0.5)
+        if not ready:
+            if process.poll() is not None:
+                return
+            continue
+        block = os.read(events.fileno(), 65536)
+        if not block:
+            return
+        *lines, rest = (rest + block).split(b"\n")
+        for line in lines:
+            yield cast("dict[str, Any]", json.loads(line))
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Ask it to end, so that a trainer may still save; a second Ctrl-C does not wait."""
+    process.terminate()
+    deadline = time.monotonic() + GRACE
+    try:
+        while process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+    except (Stopped, KeyboardInterrupt):
+        pass
+    if process.poll() is None:
+        process.kill()
+    process.wait()
+
+
+@contextmanager
+def _signals() -> Iterator[None]:
+    """A scheduler's SIGTERM and a closed terminal stop the command as Ctrl-C does."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Stopped(number)
+
+    caught = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, stop) for number in caught}  # nohup's ignoring stays.
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,154 @@
+"""The process that does the work: every pending stage, one after another, so that heavy imports are paid once.
+
+`python -m pipelines.worker RUN_DIR STAGE...`, started by `pipelines.launch`, which hands down three open files: the
+run's lock, a pipe to tell what happens, and a pipe whose end means that the command is gone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import traceback
+from pathlib import Path
+from typing import Any
+
+from data.errors import RunError
+from pipelines import state
+from pipelines.attempt import Setting, Tell, run_stage
+from pipelines.failures import told
+from pipelines.recipe import Recipe, from_json
+from pipelines.stage import Stage, Waiting
+
+EXIT_CRASH, EXIT_USER, EXIT_WAITING = 1, 2, 75
+
+
+def main(arguments: list[str]) -> int:
+    run_dir, names = Path(arguments[0]), arguments[1:]
+    # Ctrl-C reaches the whole terminal group; the command decides, and ends this process with SIGTERM.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _watch_lifeline(os.environ.pop("HELIOGRAPH_LIFELINE", ""))
+    _keep_from_children(os.environ.pop("HELIOGRAPH_LOCK", ""))
+    tell = _teller(os.environ.pop("HELIOGRAPH_EVENTS", ""))
+    recipe = recipe_of(run_dir)
+    setting = Setting(run_dir, recipe.base, os.environ.pop("HELIOGRAPH_COMMAND", ""), tell)
+    for position, stage in enumerate(recipe.stages):
+        if stage.name in names:
+            code = work(stage, {earlier.name for earlier in recipe.stages[:position]}, setting)
+            if code:
+                return code
+    return 0
+
+
+def recipe_of(run_dir: Path) -> Recipe:
+    """The recipe as the run folder holds it."""
+    path = run_dir / state.RECIPE
+    found = state.read_json(path)
+    if found is None:
+        raise RunError(
+            "no run here", where=str(path), way_out="`heliograph run RECIPE` makes one; see also --runs-dir."
+        )
+    return from_json(found)
+
+
+def work(stage: Stage, earlier: set[str], setting: Setting) -> int:
+    """One stage, and how it ended as an exit code: recorded in its folder, and told."""
+    folder = setting.run_dir / stage.name
+    setting.tell({"event": "start", "stage": stage.name})
+    try:
+        _log_into(folder / state.LOG)
+        try:
+            done = run_stage(stage, earlier, setting)
+        except Waiting as waiting:
+            note = state.WaitingFor(what=waiting.what, how=waiting.how, time=state.now())
+            state.write(folder / state.WAITING, note)
+            setting.tell({"event": "waiting", "stage": stage.name, **note.model_dump()})
+            return EXIT_WAITING
+    # The one place that takes every error: behind it the process ends, and what is not recorded here is lost.
+    except (Exception, SystemExit) as error:
+        failed = record_failure(error, stage, folder)
+        setting.tell({"event": "failed", "stage": stage.name, **failed.model_dump()})
+        return failed.exit
+    setting.tell({"event": "done", "stage": stage.name, "seconds": done.seconds})
+    return 0
+
+
+def record_failure(error: BaseException, stage: Stage, folder: Path) -> state.Failed:
+    """Write failed.json and, for a crash, the traceback; on a disk that takes neither, return it all the same."""
+    known = told(error, stage, folder)
+    trace = None if known is not None else folder / state.TRACE
+    if known is not None:
+        failed = state.Failed(
+            what=known.what, where=known.where, way_out=known.way_out, time=state.now(), exit=EXIT_USER
+        )
+    else:
+        text = " ".join(str(error).split())
+        failed = state.Failed(
+            what=f"{type(error).__name__}: {text}"[:500],
+            where=f"stages.{stage.name}",
+            way_out="This is a fault of the program. The traceback is in the file; the same command tries again.",
+            trace=str(trace),
+            time=state.now(),
+            exit=EXIT_CRASH,
+        )
+    lines = "".join(traceback.format_exception(error))
+    print(lines, file=sys.stderr, flush=True)  # Into the stage's log, for an error with a way out too.
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if trace is not None:
+            trace.write_text(lines, encoding="utf-8")
+        state.write(folder / state.FAILED, failed)
+    except (OSError, RunError) as unwritten:
+        return failed.model_copy(update={"trace": None, "what": f"{failed.what} (not recorded: {unwritten})"})
+    return failed
+
+
+def _log_into(path: Path) -> None:
+    """From here on what libraries print goes to the stage's log, C code's words included."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+    os.dup2(fd, 1)
+    os.dup2(fd, 2)
+    os.close(fd)
+
+
+def _watch_lifeline(fd: str) -> None:
+    if not fd:
+        return
+
+    def wait() -> None:
+        os.read(int(fd), 1)  # Nobody writes: it returns when the command's end is closed, however that came.
+        os._exit(EXIT_CRASH)
+
+    os.set_inheritable(int(fd), False)
+    threading.Thread(target=wait, name="lifeline", daemon=True).start()
+
+
+def _keep_from_children(fd: str) -> None:
+    if fd:
+        os.set_inheritable(int(fd), False)
+
+
+def _teller(fd: str) -> Tell:
+    out = int(fd) if fd else os.dup(1)  # Started by hand: events are lines on what was standard output.
+    os.set_inheritable(out, False)
+    alone = threading.Lock()
+
+    def tell(event: dict[str, Any]) -> None:
+        line = json.dumps(state.plain(event), ensure_ascii=False).encode() + b"\n"
+        try:
+            with alone:
+                while line:
+                    line = line[os.write(out, line) :]
+        except BrokenPipeError:
+            os._exit(EXIT_CRASH)  # The command is gone, and the lifeline only slower to tell.
+
+    return tell
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

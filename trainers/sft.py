@@ -1,0 +1,46 @@
+"""Supervised fine-tuning: TRL's trainer over rows that are tokenised already."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trl import SFTConfig, SFTTrainer
+
+from trainers.arguments import training_arguments
+from trainers.checkpoints import SealedCheckpoints
+from trainers.config import SftOptions
+from trainers.loop import run_training
+from trainers.models import load_policy
+from trainers.prepare import CHECKPOINTS, load_rows
+from trainers.watching import FiniteLoss, Teller
+from trainers.work import Work
+
+
+class HeliographSFTTrainer(FiniteLoss, SealedCheckpoints, SFTTrainer):
+    """TRL's SFTTrainer, with sealed checkpoints and finite losses."""
+
+
+def train_sft(options: SftOptions, start: str, work: Work, *, name: str) -> dict[str, Any]:
+    """Train, or go on training, from the newest whole checkpoint; leave the policy in `out/model`."""
+    train_rows, eval_rows = load_rows(work.out)
+    loaded = load_policy(start, options, work, train=options, seed=options.seed)
+    args = training_arguments(
+        SFTConfig,
+        options,
+        work.out / CHECKPOINTS,
+        work,
+        packing=options.packing,
+        # Rows come cut to this length; TRL needs the number only to pack them.
+        max_length=options.max_length if options.packing else None,
+        dataset_kwargs=None if options.packing else {"skip_prepare_dataset": True},
+    )
+    trainer = HeliographSFTTrainer(
+        model=loaded.model,
+        args=args,
+        train_dataset=train_rows,
+        eval_dataset=eval_rows,
+        processing_class=loaded.tokenizer,
+        callbacks=[Teller(work)],
+    )
+    keys = ("loss", "mean_token_accuracy")
+    return run_training(trainer, loaded, work, name=name, keep=options.save_total_limit, keys=keys)

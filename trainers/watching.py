@@ -1,0 +1,64 @@
+"""What every training loop of ours has: figures on the way, and a stop at the first number that is not finite."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+from data.errors import TrainingError
+from trainers.work import Work
+
+
+class Teller(TrainerCallback):
+    """Passes the loop's figures on to whoever waits."""
+
+    def __init__(self, work: Work) -> None:
+        self.work = work
+        self.last: dict[str, float] = {}
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step:
+            self.work.log({"event": "resumed", "step": state.global_step})
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            self.work.progress(done=state.global_step, total=state.max_steps, unit="steps", **self.last)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        if not state.is_world_process_zero or not logs:
+            return
+        figures = {k: float(v) for k, v in logs.items() if isinstance(v, int | float)}
+        self.work.log({"step": state.global_step, **figures})
+        self.last = {k: figures[k] for k in ("loss", "rewards/accuracies", "rewards/margins") if k in figures}
+
+
+class FiniteLoss:
+    """Mixin over a Trainer: a loss that is NaN or infinite ends the stage with its step named.
+
+    transformers replaces such losses in its logs by default, and goes on.
+    """
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        loss: torch.Tensor = super().training_step(*args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
+        if not torch.isfinite(loss).all():
+            me: Any = self
+            raise TrainingError(
+                f"the loss is {loss.item()} at step {me.state.global_step + 1}",
+                where=str(me.args.output_dir),
+                way_out="Lower learning_rate, set max_grad_norm, or use float32 or bfloat16 instead of float16. "
+                "Checkpoints from before it are kept.",
+            )
+        return loss
+
+
+def summary(history: list[dict[str, Any]], keys: tuple[str, ...]) -> dict[str, float]:
+    """The last logged value of each key, where it is finite."""
+    found: dict[str, float] = {}
+    for entry in history:
+        for key in keys:
+            if key in entry and math.isfinite(float(entry[key])):
+                found[key] = float(entry[key])
+    return found
