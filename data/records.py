@@ -154,7 +154,9 @@ def _explicit_prompt(row: Row, where: str) -> Row:
     """The pair with its shared start as `prompt`, cut where TRL's `extract_prompt` cuts it."""
     chosen: Any = row.get("chosen")
     rejected: Any = row.get("rejected")
-    if not any(isinstance(chosen, kind) and isinstance(rejected, kind) for kind in (str, list)) or not (chosen and rejected):
+    if not any(isinstance(chosen, kind) and isinstance(rejected, kind) for kind in (str, list)) or not (
+        chosen and rejected
+    ):
         return row  # check_row says what is wrong with it
     start = _shared_start(chosen, rejected)
     # UltraFeedback repeats a plain-text prompt in both conversations: it must not stand twice.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, TextIO
+from typing import Any, Protocol
 
 PLAIN_EVERY = 10.0
 """Seconds between two plain lines, at least."""
@@ -84,19 +84,19 @@ def describe(
 class Plain:
     """Lines for a file or a pipe: no more than one every ten seconds, then one each tenth or minute."""
 
-    def __init__(self, out: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
-        self.out = out
+    def __init__(self, show: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
+        self.show = show
         self.clock = clock
         self.pace = Pace(clock)
         self.last_time = 0.0
         self.last_done = 0.0
 
     def start(self, stage: str) -> None:
-        self._print(f"{stage}: started")
+        self.show(f"{stage}: started")
         self.last_time, self.last_done = self.clock(), 0.0
 
     def say(self, stage: str, line: str) -> None:
-        self._print(f"{stage}: {line}")
+        self.show(f"{stage}: {line}")
 
     def progress(
         self, stage: str, done: float, total: float | None, unit: str, figures: Mapping[str, float | None]
@@ -109,13 +109,10 @@ class Plain:
         if passed < PLAIN_EVERY or not (far or passed >= PLAIN_LATEST):
             return
         self.last_time, self.last_done = self.clock(), done
-        self._print(f"{stage}: {describe(done, total, unit, figures, pace)}")
+        self.show(f"{stage}: {describe(done, total, unit, figures, pace)}")
 
     def close(self) -> None:
-        self.out.flush()
-
-    def _print(self, line: str) -> None:
-        print(line, file=self.out, flush=True)
+        """Every line stands on its own."""
 
 
 class Live:
@@ -161,6 +158,8 @@ class Live:
             self.task = None
 
 
-def watch(out: TextIO | None = None) -> Watch:
-    stream = out or sys.stdout
-    return Live() if out is None and stream.isatty() else Plain(stream)
+def watch(show: Callable[[str], None] | None = None) -> Watch:
+    """What suits standard output, or plain lines for whoever takes them."""
+    if show is not None:
+        return Plain(show)
+    return Live() if sys.stdout.isatty() else Plain(lambda line: print(line, flush=True))

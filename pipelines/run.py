@@ -48,7 +48,11 @@ def run_folder(recipe: Recipe, name: str | None, runs_dir: Path) -> Path:
     return runs_dir / chosen
 
 
-def run(request: Request, show: Show = print, notice: Show = lambda line: print(line, file=sys.stderr)) -> int:
+def _print(line: str) -> None:
+    print(line, flush=True)
+
+
+def run(request: Request, show: Show = _print, notice: Show = lambda line: print(line, file=sys.stderr)) -> int:
     """The command's exit code. What the user can mend is raised, and so is what waits for people."""
     recipe = load(request.recipe, request.overrides)
     for line in recipe.notices:
@@ -101,7 +105,7 @@ def _walk(recipe: Recipe, run_dir: Path, request: Request, held: lock.RunLock, s
     ended = Ended(0)
     began = time.monotonic()
     if pending:
-        ended = launch(run_dir, pending, held, progress.watch(None if show is print else _Stream(show)))
+        ended = launch(run_dir, pending, held, progress.watch(None if show is _print else show))
     return _close(ended, recipe, run_dir, request, time.monotonic() - began, show)
 
 
@@ -134,21 +138,6 @@ class Crashed(Exception):  # noqa: N818 - what it carries is the error
         out = f"\n  {failed.way_out}" if failed.way_out else ""
         super().__init__(f"{place}{failed.what}{trace}{out}")
         self.stage = stage
-
-
-class _Stream:
-    """Lines shown by a function instead of a file."""
-
-    def __init__(self, show: Show) -> None:
-        self.show = show
-
-    def write(self, text: str) -> int:
-        if text != "\n":
-            self.show(text.rstrip("\n"))
-        return len(text)
-
-    def flush(self) -> None:
-        """Every line is shown at once."""
 
 
 def refuse_stale(planned: Sequence[Planned]) -> None:

@@ -11,7 +11,12 @@ from data.errors import DataError
 
 def rows(count):
     for number in range(count):
-        yield {"prompt_ids": [number, 49151], "chosen_ids": [1] * (number % 5), "label": number % 2 == 0, "m": 0.5}
+        yield {
+            "prompt_ids": [number, 49151],
+            "chosen_ids": [1] * (number % 5),
+            "label": number % 2 == 0,
+            "m": 0.5,
+        }
 
 
 def test_rows_come_back_through_datasets(tmp_path):
@@ -70,7 +75,11 @@ def test_no_rows_is_an_error_and_no_file(tmp_path):
 
 @pytest.mark.parametrize(
     ("late", "told"),
-    [({"ids": "x"}, "does not fit"), ({"ids": [2**40]}, "does not fit"), ({"other": [1]}, "different columns")],
+    [
+        ({"ids": "x"}, "does not fit"),
+        ({"ids": [2**40]}, "does not fit"),
+        ({"other": [1]}, "different columns"),
+    ],
 )
 def test_a_row_that_does_not_fit_is_an_error_and_the_old_file_stays(tmp_path, monkeypatch, late, told):
     import datasets

@@ -45,7 +45,9 @@ def build_tokenizer(template=CHATML):
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    core.train_from_iterator(["What color is the sky? It is blue, it is green. The sun shines."] * 20, trainer)
+    core.train_from_iterator(
+        ["What color is the sky? It is blue, it is green. The sun shines."] * 20, trainer
+    )
     return PreTrainedTokenizerFast(
         tokenizer_object=core, eos_token="<|endoftext|>", pad_token="<|im_end|>", chat_template=template
     )
@@ -68,14 +70,21 @@ def trl():
     datasets.disable_progress_bars()
 
     def args(max_length, **extra):
-        return SimpleNamespace(dataset_num_proc=None, max_length=max_length, truncation_mode="keep_start", **extra)
+        return SimpleNamespace(
+            dataset_num_proc=None, max_length=max_length, truncation_mode="keep_start", **extra
+        )
 
     def sft(rows, tokenizer, max_length=None, completion_only_loss=None, assistant_only_loss=False):
         if completion_only_loss is None:
             completion_only_loss = "completion" in rows[0]
-        self = SimpleNamespace(_tokenizer=tokenizer, chat_template=None, completion_only_loss=completion_only_loss)
+        self = SimpleNamespace(
+            _tokenizer=tokenizer, chat_template=None, completion_only_loss=completion_only_loss
+        )
         options = args(
-            max_length, dataset_text_field="text", assistant_only_loss=assistant_only_loss, shuffle_dataset=False
+            max_length,
+            dataset_text_field="text",
+            assistant_only_loss=assistant_only_loss,
+            shuffle_dataset=False,
         )
         data = datasets.Dataset.from_list(rows)
         made = SFTTrainer._prepare_dataset(self, data, tokenizer, options, False, None, "train")
@@ -88,7 +97,9 @@ def trl():
         return [{key: row[key] for key in ("prompt_ids", "chosen_ids", "rejected_ids")} for row in made]
 
     def kto(rows, tokenizer, max_length=None):
-        self = SimpleNamespace(_tokenizer=tokenizer, calculate_KL=False, desirable_weight=1, undesirable_weight=1)
+        self = SimpleNamespace(
+            _tokenizer=tokenizer, calculate_KL=False, desirable_weight=1, undesirable_weight=1
+        )
         data = datasets.Dataset.from_list(rows)
         made = KTOTrainer._prepare_dataset(self, data, tokenizer, args(max_length), "eval")
         return [{key: row[key] for key in ("prompt_ids", "completion_ids", "label")} for row in made]
@@ -115,7 +126,12 @@ PLAIN = [
 TALK = [
     {"prompt": [user("What color is the sky?")], "completion": [assistant("It is blue.")]},
     {
-        "prompt": [{"role": "system", "content": ""}, user("a"), assistant("b"), user("What color is the sky?" * 3)],
+        "prompt": [
+            {"role": "system", "content": ""},
+            user("a"),
+            assistant("b"),
+            user("What color is the sky?" * 3),
+        ],
         "completion": [assistant("It is green."), user("Is it?"), assistant("It is.")],
     },
 ]
@@ -222,7 +238,11 @@ def test_an_implicit_prompt_is_cut_where_trl_cuts_it(trl, chosen, rejected):
 def test_what_is_cut_and_dropped_is_counted_with_its_row(tokenizer):
     rows = [
         {"prompt": "aaaa", "chosen": "bbbb", "rejected": "cccc"},  # with EOS 4 + 5, 4 + 5: fits 9
-        {"prompt": "aaaa", "chosen": "bbbbbbbbb", "rejected": "bbbbbbc"},  # cut: 5 of 10, 5 of 8; both then bbbbb
+        {
+            "prompt": "aaaa",
+            "chosen": "bbbbbbbbb",
+            "rejected": "bbbbbbc",
+        },  # cut: 5 of 10, 5 of 8; both then bbbbb
         {"prompt": "aaaaaaaaa", "chosen": "b", "rejected": "c"},  # 9 prompt tokens
         {"prompt": "aaa", "chosen": "bbb", "rejected": "bbb"},  # the same from the start
         {"prompt": "aaaa", "chosen": "cbbbbbb", "rejected": "bbbbb"},  # loses 8 - 5 and 6 - 5
@@ -282,12 +302,16 @@ def test_a_bad_row_stops_or_is_dropped_and_counted(tokenizer):
 
 def test_a_template_that_refuses_a_row_names_it(tokenizer):
     rows = [{"messages": [user("a"), {"role": "odd", "content": "b"}]}]
-    with pytest.raises(DataError, match=r"rows:row 1: the chat template refuses the conversation: no odd role"):
+    with pytest.raises(
+        DataError, match=r"rows:row 1: the chat template refuses the conversation: no odd role"
+    ):
         ours(rows, "messages", tokenizer)
 
 
 def test_rows_without_an_assistant_turn_teach_nothing(tokenizer):
-    made, ledger = ours([{"messages": [user("a")]}, *MESSAGES], "messages", tokenizer, assistant_only_loss=True)
+    made, ledger = ours(
+        [{"messages": [user("a")]}, *MESSAGES], "messages", tokenizer, assistant_only_loss=True
+    )
     assert len(made) == 2
     assert ledger.dropped["no token carries loss (no assistant turn)"].examples == ["rows:row 1"]
 
@@ -295,7 +319,12 @@ def test_rows_without_an_assistant_turn_teach_nothing(tokenizer):
 @pytest.mark.parametrize(
     ("rows", "shape", "options", "told"),
     [
-        (MESSAGES, "messages", {"completion_only_loss": True}, "completion_only_loss needs prompt/completion rows"),
+        (
+            MESSAGES,
+            "messages",
+            {"completion_only_loss": True},
+            "completion_only_loss needs prompt/completion rows",
+        ),
         (TEXTS, "text", {"assistant_only_loss": True}, "assistant_only_loss needs conversations"),
         (PLAIN, "prompt_completion", {"assistant_only_loss": True}, "assistant_only_loss on plain text"),
         (
@@ -362,4 +391,9 @@ def test_a_tokenizer_that_closes_every_text_does_not_close_the_prompt(tokenizer)
 
 
 def test_common_prefix():
-    assert [common_prefix([1, 2, 3], other) for other in ([1, 2, 4], [1, 2], [], [1, 2, 3, 4])] == [2, 2, 0, 3]
+    assert [common_prefix([1, 2, 3], other) for other in ([1, 2, 4], [1, 2], [], [1, 2, 3, 4])] == [
+        2,
+        2,
+        0,
+        3,
+    ]

@@ -32,7 +32,10 @@ def test_gzip_blank_lines_and_a_byte_order_mark(tmp_path):
 @pytest.mark.parametrize(
     ("raw", "told"),
     [
-        (b'{"a": 1}\n{"a" 2}\n', r"rows\.jsonl:2: not JSON at column 6: Expecting ':' delimiter; the line starts '{\"a\" 2}'"),
+        (
+            b'{"a": 1}\n{"a" 2}\n',
+            r"rows\.jsonl:2: not JSON at column 6: Expecting ':' delimiter; the line starts '{\"a\" 2}'",
+        ),
         (b'{"a": 1}\n{"a": 2, "te', r"rows\.jsonl:2: the last line is cut off: it ends in '{\"a\": 2, \"te'"),
         (b'{"a": 1}\n{"a": "\xe2\x98', r"rows\.jsonl:2: the last line is cut off"),
         (b'{"a": "\xe4"}\n', r"rows\.jsonl:1: not UTF-8: byte 0xe4 at byte 8"),

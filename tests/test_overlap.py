@@ -21,8 +21,16 @@ def test_grams_and_similarity():
 
 
 def test_exact_and_near():
-    training = ["Nothing alike at all here.", "WHAT color  is\nthe sky today?", "Name three rivers in northern Spain."]
-    evaluation = ["what color is the sky today?", "Name three rivers in northern Spain!", "How tall is a giraffe?"]
+    training = [
+        "Nothing alike at all here.",
+        "WHAT color  is\nthe sky today?",
+        "Name three rivers in northern Spain.",
+    ]
+    evaluation = [
+        "what color is the sky today?",
+        "Name three rivers in northern Spain!",
+        "How tall is a giraffe?",
+    ]
     found = find_overlap(training, evaluation)
     assert [(m.evaluation, m.training, m.exact) for m in found] == [(0, 1, True), (1, 2, False)]
     # 36 letters make 32 grams; the last letter stands in one of them: 31 of 33
@@ -36,7 +44,9 @@ def test_an_exact_copy_wins_over_an_earlier_near_one_and_doubles_all_count():
     assert [(m.evaluation, m.training, m.exact) for m in found] == [(0, 1, True), (1, 1, True)]
 
 
-@pytest.mark.parametrize(("training", "evaluation"), [([], ["a"]), (["a"], []), ([""], ["a"]), (["ab"], ["abc"])])
+@pytest.mark.parametrize(
+    ("training", "evaluation"), [([], ["a"]), (["a"], []), ([""], ["a"]), (["ab"], ["abc"])]
+)
 def test_empty_and_short(training, evaluation):
     assert find_overlap(training, evaluation) == []
     assert [m.exact for m in find_overlap(["Hi"], ["hi "])] == [True]
@@ -102,7 +112,9 @@ def test_prompt_of():
 def test_the_ledger_is_told():
     ledger = Ledger(name="train")
     training = placed([{"text": "Name three rivers in Spain."}, {"text": "What is it?"}], "train.jsonl")
-    evaluation = placed([{"prompt": "what is it?"}, {"prompt": "Name three rivers in Spain!"}, {"prompt": "x"}], "e")
+    evaluation = placed(
+        [{"prompt": "what is it?"}, {"prompt": "Name three rivers in Spain!"}, {"prompt": "x"}], "e"
+    )
     matches = count_overlap(ledger, "held-out", training, "text", evaluation, "prompt")
     assert len(matches) == 2
     shared = ledger.overlap["held-out"]

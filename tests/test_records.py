@@ -64,19 +64,35 @@ def test_with_shape_gives_every_row_back():
     [
         ({"prompt": "a"}, "prompt_completion", "the column 'completion' is missing"),
         ({"prompt": "a", "completion": None}, "prompt_completion", "'completion' is null"),
-        ({"prompt": "a", "completion": 3}, "prompt_completion", "'completion' is a number, not text or a list of"),
+        (
+            {"prompt": "a", "completion": 3},
+            "prompt_completion",
+            "'completion' is a number, not text or a list of",
+        ),
         ({"prompt": "a", "completion": {}}, "prompt_completion", "'completion' is an object"),
         ({"prompt": "a", "completion": " \n"}, "prompt_completion", "'completion' is empty"),
         ({"prompt": [], "completion": []}, "prompt_completion", "'prompt' has no messages"),
         ({"text": ["a"]}, "text", "'text' is a list, not text"),
         ({"messages": "a"}, "messages", "'messages' is text, not a list of messages"),
         ({"messages": ["a"]}, "messages", r"messages\[0\]: 'messages' holds text, not a message"),
-        ({"messages": [user("a"), {"from": "gpt"}]}, "messages", r"messages\[1\]: a message of 'messages' has no role"),
+        (
+            {"messages": [user("a"), {"from": "gpt"}]},
+            "messages",
+            r"messages\[1\]: a message of 'messages' has no role",
+        ),
         ({"messages": [user("")]}, "messages", "a message of 'messages' is empty"),
         ({"messages": [user(None)]}, "messages", "a message of 'messages' is empty"),
         ({"messages": [user(7)]}, "messages", "has a number as content"),
-        ({"prompt": "a", "completion": [assistant("b")]}, "prompt_completion", "'prompt' is plain text but 'completion'"),
-        ({"prompt": "a", "chosen": "b", "rejected": [assistant("b")]}, "preference", "but 'rejected' is a conversation"),
+        (
+            {"prompt": "a", "completion": [assistant("b")]},
+            "prompt_completion",
+            "'prompt' is plain text but 'completion'",
+        ),
+        (
+            {"prompt": "a", "chosen": "b", "rejected": [assistant("b")]},
+            "preference",
+            "but 'rejected' is a conversation",
+        ),
         ({"prompt": "a", "completion": "b", "label": "good"}, "unpaired", "'label' is not true or false"),
         ({"prompt": "a", "completion": "b", "label": 2}, "unpaired", "'label' is not true or false"),
         ({"prompt": "a", "completion": "b", "label": None}, "unpaired", "'label' is null"),
@@ -164,8 +180,10 @@ def test_unpair():
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(st.sampled_from(["role", "content", "tool_calls"]), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["role", "content", "tool_calls"]), inner, max_size=3)
+    ),
     max_leaves=8,
 )
 columns = st.sampled_from(["prompt", "completion", "chosen", "rejected", "messages", "text", "label"])

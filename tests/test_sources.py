@@ -117,7 +117,10 @@ def test_paths_resolve_against_the_recipes_folder(base, tmp_path_factory):
 
 
 def test_columns_and_limit(base):
-    lines(base / "a.jsonl", [{"question": "q", "answer": "a", "id": 1}, {"question": "r", "answer": "b", "id": 2}])
+    lines(
+        base / "a.jsonl",
+        [{"question": "q", "answer": "a", "id": 1}, {"question": "r", "answer": "b", "id": 2}],
+    )
     source = {"path": "a.jsonl", "columns": {"prompt": "question", "completion": "answer"}}
     assert rows_of(source, base)[0] == {"id": 1, "prompt": "q", "completion": "a"}
     ledger = Ledger(name="t")
@@ -148,7 +151,9 @@ def test_a_folder_with_splits_never_mixes_them(base):
     lines(base / "d" / "valid.jsonl", THREE[2:])
     assert rows_of("d", base) == THREE[:2]
     assert rows_of({"path": "d", "split": "validation"}, base) == THREE[2:]
-    with pytest.raises(DataError, match="no files of split 'test'; splits told by file names here: train, validation"):
+    with pytest.raises(
+        DataError, match="no files of split 'test'; splits told by file names here: train, validation"
+    ):
         take({"path": "d", "split": "test"}, base)
     lines(base / "d" / "more.jsonl", THREE)
     with pytest.raises(DataError, match=r"more\.jsonl belongs to no split"):
@@ -175,7 +180,11 @@ def test_files_are_listed_unread(base):
         ("a.json", b"", "a.json: the dataset is empty"),
         ("a.json", b"[]", "a.json: the dataset is empty"),
         ("a.json", b'[{"a": 1},\n{"a" 2}]', "a.json:2: not JSON at column 6"),
-        ("a.json", b'{"a": 1}\n{"a": 2}\n', "a.json:2: not JSON at column 1: Extra data\n  it looks like JSON lines"),
+        (
+            "a.json",
+            b'{"a": 1}\n{"a": 2}\n',
+            "a.json:2: not JSON at column 1: Extra data\n  it looks like JSON lines",
+        ),
         ("a.json", b'{"rows": []}', "a.json: one JSON value, not a list of rows"),
         ("a.json", b"[1]", "a.json:row 1: a int, not an object"),
         ("a.json", b'["\xe4"]', "a.json:1: not UTF-8"),
@@ -205,7 +214,9 @@ def test_a_parquet_file_cut_in_its_data_is_corrupt(base):
     import pyarrow.parquet as pq
 
     path = base / "a.parquet"
-    pq.write_table(pa.Table.from_pylist([{"text": f"{n}" * 50} for n in range(2000)]), path, compression="snappy")
+    pq.write_table(
+        pa.Table.from_pylist([{"text": f"{n}" * 50} for n in range(2000)]), path, compression="snappy"
+    )
     raw = bytearray(path.read_bytes())
     raw[4:2000] = b"\xff" * 1996
     path.write_bytes(bytes(raw))
@@ -285,11 +296,16 @@ def test_the_hub_is_asked_for_what_the_recipe_names(base, monkeypatch):
     asked = []
     hub(monkeypatch, lambda path, **how: asked.append((path, how)) or THREE)
     source = {"path": "org/name", "name": "en", "split": "test[:3]", "revision": "abc", "limit": 2}
-    assert [where for where, _ in take(source, base)] == ["org/name[test[:3]]:row 1", "org/name[test[:3]]:row 2"]
+    assert [where for where, _ in take(source, base)] == [
+        "org/name[test[:3]]:row 1",
+        "org/name[test[:3]]:row 2",
+    ]
     assert asked == [("org/name", {"name": "en", "split": "test[:3]", "revision": "abc"})]
 
 
-@pytest.mark.parametrize("fault", [ConnectionError("no route\nlong"), ValueError("Unknown split"), FileNotFoundError()])
+@pytest.mark.parametrize(
+    "fault", [ConnectionError("no route\nlong"), ValueError("Unknown split"), FileNotFoundError()]
+)
 def test_a_hub_that_fails_says_what_to_do_offline(base, monkeypatch, fault):
     def fail(*_, **__):
         raise fault

@@ -191,20 +191,13 @@ def choose(rules: Rules, rows: Sequence[Row], logits: torch.Tensor) -> torch.Ten
     logits = logits.float()
     scores = logits
     if any(row.processors for row in rows):
-        # One by one: padding or a neighbour's tokens must not count as this row's.
-        scores = torch.cat(
-            [
-                row.processors(
-                    torch.tensor([[*row.prompt, *row.ids]], device=logits.device), logits[i : i + 1].clone()
-                )
-                for i, row in enumerate(rows)
-            ]
-        )
+        scores = torch.cat([_processed(row, logits[i : i + 1]) for i, row in enumerate(rows)])
     if rules.greedy:
         tokens = scores.argmax(-1)
     else:
         if rules.warpers:
-            scores = rules.warpers(torch.empty((len(rows), 0), dtype=torch.long), scores)
+            unread: Any = torch.empty((len(rows), 0), dtype=torch.long)
+            scores = rules.warpers(unread, scores)
         clocks = torch.ones_like(scores)
         for row, line in zip(rows, clocks, strict=True):
             if not row.over:
@@ -216,6 +209,12 @@ def choose(rules: Rules, rows: Sequence[Row], logits: torch.Tensor) -> torch.Ten
             _take(rules, row, token, logprob)
     _stop_at_strings(rules, rows, logits.device)
     return tokens
+
+
+def _processed(row: Row, logits: torch.Tensor) -> torch.Tensor:
+    """Alone, because neither padding nor a neighbour's tokens may count as this row's."""
+    written: Any = torch.tensor([[*row.prompt, *row.ids]], device=logits.device)
+    return row.processors(written, logits.clone())  # pyright: ignore[reportReturnType, reportArgumentType]
 
 
 def _take(rules: Rules, row: Row, token: int, logprob: float) -> None:
@@ -234,5 +233,6 @@ def _stop_at_strings(rules: Rules, rows: Sequence[Row], device: torch.device) ->
     if rules.stop is None:
         return
     for row in rows:
-        if not row.ended and rules.stop(torch.tensor([row.ids], device=device), None).item():  # pyright: ignore[reportArgumentType]
+        written: Any = torch.tensor([row.ids], device=device)
+        if not row.ended and rules.stop(written, None).item():
             row.ended = row.over = True

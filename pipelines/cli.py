@@ -1,0 +1,150 @@
+"""The command `heliograph`: each verb is a line into the module that does the work.
+
+Exit codes: 0 done; 2 something the user can mend, told without a traceback; 75 waiting for people; 1 a crash;
+130 stopped with Ctrl-C (128 + the number of the signal).
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from data.errors import UserError
+from pipelines.stage import Waiting
+
+app = typer.Typer(
+    name="heliograph",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="One YAML recipe: fine-tune a model, collect preferences, align it, and see what happened.",
+    epilog="Exit codes: 0 done, 2 yours to mend, 75 waiting for people, 1 a crash, 130 stopped.",
+)
+
+RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Changed values, as in stages.sft.learning_rate=1e-4."),
+]
+RunName = Annotated[str | None, typer.Option("--name", help="The run's folder; the recipe's name if left out.")]
+RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Where the runs are.")]
+AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output, and nothing else.")]
+RUNS = Path("runs")
+
+
+@app.callback(invoke_without_command=True)
+def options(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        from pipelines.provenance import heliograph_version
+
+        print(f"heliograph {heliograph_version()}")
+        raise typer.Exit
+
+
+@app.command()
+def validate(
+    recipe: Annotated[Path | None, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.")] = None,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of recipes.")] = False,
+) -> None:
+    """Check a recipe, and report every fault with its line and column."""
+    from pipelines.verbs import print_schema, validate
+
+    if schema:
+        return print_schema()
+    if recipe is None:
+        raise typer.BadParameter("RECIPE is missing, or --schema")
+    raise typer.Exit(validate(recipe, overrides or [], as_json))
+
+
+@app.command()
+def plan(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    name: RunName = None,
+    runs_dir: RunsDir = RUNS,
+    as_json: AsJson = False,
+) -> None:
+    """Show what `run` would do, and why."""
+    from pipelines.verbs import show_plan
+
+    show_plan(recipe, overrides or [], name, runs_dir, as_json)
+
+
+@app.command()
+def run(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    name: RunName = None,
+    only: Annotated[str | None, typer.Option("--only", metavar="STAGE", help="This stage and no other.")] = None,
+    from_stage: Annotated[
+        str | None,
+        typer.Option("--from", metavar="STAGE", help="Build this stage again, and what follows from it."),
+    ] = None,
+    runs_dir: RunsDir = RUNS,
+) -> None:
+    """Run a recipe; finished stages are skipped, interrupted ones go on."""
+    from pipelines.run import Request
+    from pipelines.run import run as run_recipe
+
+    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    request = Request(recipe, tuple(overrides or ()), name, only, from_stage, runs_dir, command)
+    raise typer.Exit(run_recipe(request))
+
+
+@app.command()
+def status(
+    name: Annotated[str, typer.Argument(metavar="RUN", help="A run's name or folder.")],
+    runs_dir: RunsDir = RUNS,
+    as_json: AsJson = False,
+) -> None:
+    """Show where a run stands."""
+    from pipelines.verbs import show_status
+
+    show_status(name, runs_dir, as_json)
+
+
+@app.command()
+def doctor(runs_dir: RunsDir = RUNS, as_json: AsJson = False) -> None:
+    """Show what this machine has, and what each recipe could use of it."""
+    from pipelines.doctor import examine, report
+
+    found = examine(runs_dir)
+    _print(found if as_json else report(found), as_json)
+
+
+def _print(found: Any, as_json: bool) -> None:
+    lines: Iterable[str] = [json.dumps(found, indent=2)] if as_json else found
+    for line in lines:
+        print(line)
+
+
+# heliograph loss: `from pipelines.loss_cli import app as loss` and app.add_typer(loss, name="loss") go here.
+
+
+def main() -> None:
+    """Errors into exit codes; a crash keeps Python's own traceback and exit code 1."""
+    try:
+        app()
+    except UserError as error:
+        sys.exit(_told(f"error: {error}", 2))
+    except Waiting as waiting:
+        sys.exit(_told(str(waiting), 75))
+    except KeyboardInterrupt:
+        sys.exit(_told("stopped; the same command goes on", 130))
+
+
+def _told(text: str, code: int) -> int:
+    print(text, file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    main()

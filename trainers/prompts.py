@@ -1,0 +1,121 @@
+"""Rows with a prompt, as the token ids that a model answers; every row that is left out is counted and told.
+
+An empty prompt is dropped. So is one that leaves no room for `max_new_tokens` in the model's context, since an answer
+to a part of a prompt is an answer to another prompt. Every other fault of a row is an error.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data.encoding import Encoder, TokeniseOptions, render_prompt
+from data.errors import DataError
+from data.ledger import Ledger
+from data.records import check_row
+from data.sources import Mixture, read
+from trainers.work import Work
+
+ANSWERS = ("completion", "chosen", "rejected", "label")
+"""Columns of training rows that say how a prompt was answered before."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt and the row it came in."""
+
+    key: str
+    """The row's `id`, or one made from the prompt's text: it stays the same when rows come and go."""
+    ids: list[int]
+    row: dict[str, Any]
+    """The row without its id and without answers."""
+
+
+def read_prompts(
+    mixture: Mixture,
+    base: Path,
+    tokenizer: Any,
+    context: int | None,
+    work: Work,
+    *,
+    room: int,
+    reserved: Sequence[str] = (),
+) -> tuple[list[Prompt], Ledger]:
+    """All prompts that can be answered with `room` new tokens; `reserved` are columns the caller writes itself."""
+    ledger = Ledger(name="prompts")
+    encoder = Encoder(tokenizer, TokeniseOptions(), ledger)
+    prompts: list[Prompt] = []
+    places: dict[str, str] = {}
+    ignored: dict[str, int] = {}
+    for where, row in read(mixture, base, ledger):
+        prompt = row.get("prompt")
+        if prompt == [] or (isinstance(prompt, str) and not prompt.strip()):
+            ledger.drop("the prompt is empty", where)
+            continue
+        row = check_row(row, "prompt", where)
+        taken = [column for column in reserved if column in row]
+        if taken:
+            raise DataError(
+                f"the column '{taken[0]}' is one that this stage writes",
+                where=where,
+                way_out="rename it with columns: {our name: their name}",
+            )
+        if isinstance(row["prompt"], str):
+            ids = render_prompt(tokenizer, row["prompt"])
+        else:
+            ids = list(encoder.encode(row["prompt"], row, where, add_generation_prompt=True)["input_ids"])
+        if not ids:
+            ledger.drop("the prompt has no tokens", where)
+            continue
+        if context is not None and len(ids) + room > context:
+            ledger.drop(f"with {room} new tokens the prompt is longer than the model's context ({context})", where)
+            continue
+        key = _key(row, places, where)
+        places[key] = where
+        for column in ANSWERS:
+            if column in row:
+                ignored[column] = ignored.get(column, 0) + 1
+        rest = {column: value for column, value in row.items() if column != "id" and column not in ANSWERS}
+        prompts.append(Prompt(key, ids, rest))
+        ledger.keep(length=len(ids), tokens=len(ids), loss_tokens=0)
+    for line in ledger.lines():
+        work.say(line)
+    for column, rows in ignored.items():
+        work.say(f"prompts: the column '{column}' of {rows:,} rows is not used; the model answers itself")
+    if not prompts:
+        reasons = "; ".join(f"{reason}: {entry.count}" for reason, entry in ledger.dropped.items())
+        raise DataError(
+            f"no prompt is left to answer ({reasons})",
+            where=", ".join(source.path for source in mixture.sources),
+            way_out="lower max_new_tokens, shorten the prompts, or take a model with a longer context",
+        )
+    return prompts, ledger
+
+
+def context_of(model: Any) -> int | None:
+    """How many tokens the model was made for; None where its config does not say."""
+    return getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+
+
+def _key(row: dict[str, Any], places: dict[str, str], where: str) -> str:
+    own = row.get("id")
+    if own is not None:
+        if isinstance(own, bool) or not isinstance(own, (str, int)) or own == "":
+            raise DataError(f"`id` is {own!r}", where=where, way_out="make it text or a whole number")
+        if str(own) in places:
+            raise DataError(
+                f"`id` {own!r} stands twice, first at {places[str(own)]}",
+                where=where,
+                way_out="give every row its own, or leave the column out",
+            )
+        return str(own)
+    text = json.dumps(row["prompt"], sort_keys=True, ensure_ascii=False)
+    made = hashlib.sha256(text.encode()).hexdigest()[:12]
+    again = 1
+    while (key := made if again == 1 else f"{made}-{again}") in places:
+        again += 1
+    return key

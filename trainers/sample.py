@@ -1,0 +1,138 @@
+"""Candidates: a model answers each prompt several times, and whatever is finished survives a kill.
+
+Finished prompts are appended to `<out>.part`, whole lines only. The same call goes on from there and in the end writes
+the file that an uninterrupted run writes: prompts in their order, one row each.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from data.jsonl import append_jsonl, read_jsonl, replacing, write_jsonl_atomic
+from data.sources import Mixture
+from trainers.config import ModelOptions, SamplingOptions
+from trainers.fingerprint import fingerprint, start_identity
+from trainers.generate import Answer, Tally, generate
+from trainers.models import load_policy
+from trainers.prompts import Prompt, context_of, read_prompts
+from trainers.work import Work
+
+DONE = "sampling.json"
+"""Beside the rows, written last: what they were made from, and the figures."""
+
+
+def sample(
+    options: SamplingOptions,
+    model_options: ModelOptions,
+    start: str,
+    prompts: Mixture,
+    base: Path,
+    out: Path,
+    work: Work,
+) -> dict[str, Any]:
+    """Write one row of candidates for each prompt to `out`; return the figures."""
+    loaded = load_policy(start, model_options, work)
+    model, tokenizer = loaded.model, loaded.tokenizer
+    found, ledger = read_prompts(
+        prompts,
+        base,
+        tokenizer,
+        context_of(model),
+        work,
+        room=options.max_new_tokens,
+        reserved=("candidates",),
+    )
+    mark = fingerprint(options, model_options, start_identity(start), [[p.key, p.ids, p.row] for p in found])
+    if (earlier := _finished(out, mark)) is not None:
+        return earlier
+    part = out.with_name(out.name + ".part")
+    rows = _resume(part, mark, work)
+    if rows:
+        work.say(f"goes on: {len(rows)} of {len(found)} prompts have their candidates")
+    by_key = {prompt.key: prompt for prompt in found}
+
+    def keep(answers: list[Answer]) -> None:
+        made = [
+            _row(by_key[key], list(group)) for key, group in groupby(answers, key=lambda answer: answer.key)
+        ]
+        append_jsonl(part, made)
+        rows.update((row["id"], row) for row in made)
+
+    tally = generate(
+        model,
+        tokenizer,
+        {prompt.key: prompt.ids for prompt in found},
+        options,
+        greedy=False,
+        on_done=keep,
+        work=work,
+        done=frozenset(rows),
+    )
+    ordered = [rows[prompt.key] for prompt in found]
+    figures = _figures(ordered, tally, ledger.rows_dropped)
+    write_jsonl_atomic(out, ordered)
+    with replacing(out.with_name(DONE)) as file:
+        file.write(json.dumps({"fingerprint": mark, "metrics": figures}, indent=2).encode() + b"\n")
+    part.unlink(missing_ok=True)
+    if figures["cut"]:
+        work.say(
+            f"{figures['cut']:,} of {figures['candidates']:,} candidates were cut at max_new_tokens "
+            f"{options.max_new_tokens}"
+        )
+    return figures
+
+
+def _row(prompt: Prompt, answers: list[Answer]) -> dict[str, Any]:
+    candidates = [
+        {
+            "text": answer.text,
+            "index": answer.index,
+            "finished": answer.finished,
+            "logprob": round(answer.logprob_sum, 4),
+            "tokens": len(answer.ids),
+        }
+        for answer in answers
+    ]
+    return {"id": prompt.key, "prompt": prompt.row["prompt"], "candidates": candidates} | prompt.row
+
+
+def _finished(out: Path, mark: str) -> dict[str, Any] | None:
+    """The figures of a call that finished, if this is the same call again."""
+    file = out.with_name(DONE)
+    if not (out.is_file() and file.is_file()):
+        return None
+    found = json.loads(file.read_text(encoding="utf-8"))
+    return found["metrics"] if found["fingerprint"] == mark else None
+
+
+def _resume(part: Path, mark: str, work: Work) -> dict[str, dict[str, Any]]:
+    """Rows that an interrupted call left; the file starts with the mark of what they were made from."""
+    if part.is_file():
+        lines = read_jsonl(part, torn="skip")
+        if lines and lines[0].get("fingerprint") == mark:
+            return {row["id"]: row for row in lines[1:]}
+        if lines:
+            aside = part.with_name(part.name + ".old")
+            os.replace(part, aside)
+            work.say(f"{aside} was sampled with other settings, prompts or weights: not used")
+    append_jsonl(part, [{"fingerprint": mark}])
+    return {}
+
+
+def _figures(rows: list[dict[str, Any]], tally: Tally, dropped: int) -> dict[str, Any]:
+    candidates = [candidate for row in rows for candidate in row["candidates"]]
+    shares = [len({c["text"] for c in row["candidates"]}) / len(row["candidates"]) for row in rows]
+    return {
+        "prompts": len(rows),
+        "dropped": dropped,
+        "candidates": len(candidates),
+        "tokens": sum(candidate["tokens"] for candidate in candidates),
+        "tokens_per_second": round(tally.tokens / tally.seconds, 1) if tally.answers else None,
+        "cut": sum(not candidate["finished"] for candidate in candidates),
+        "empty": sum(not candidate["text"].strip() for candidate in candidates),
+        "distinct": round(sum(shares) / len(shares), 4),
+    }
