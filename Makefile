@@ -29,7 +29,7 @@ test-slow: $(VENV)/.installed-dev  ## the tests that take minutes
 check: $(VENV)/.installed-dev  ## style, types and shell scripts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/shellcheck .ci/run
 
 format: $(VENV)/.installed-dev  ## put the code into shape

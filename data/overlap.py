@@ -167,18 +167,20 @@ class _Index:
         size = len(codes)
         if int(self.maybe[codes & self.mask].sum()) < self.threshold * size - 1e-9:
             return []  # the shared grams are at least t times either set
-        found = {number for code in self._rarest(codes) for number in self.postings.get(code, ())}
+        rarest = frozenset(self._rarest(codes))
+        found = {number for code in rarest for number in self.postings.get(code, ())}
         if not found:
             return []
         mine = frozenset(codes.tolist())
-        return [number for number in sorted(found) if self._alike(mine, self.sets[number])]
+        return [number for number in sorted(found) if self._alike(mine, rarest, self.sets[number])]
 
-    def _alike(self, one: frozenset[int], other: frozenset[int]) -> bool:
-        low, high = sorted((len(one), len(other)))
-        if low < self.threshold * high - 1e-9:
+    def _alike(self, one: frozenset[int], rarest: frozenset[int], other: frozenset[int]) -> bool:
+        # Jaccard >= t means that at least t / (1 + t) of both sizes together is shared.
+        needed = self.threshold / (1 + self.threshold) * (len(one) + len(other)) - 1e-6
+        if needed > min(len(one), len(other)):
             return False
-        shared = len(one & other)
-        return shared >= self.threshold * (low + high - shared) - 1e-9
+        # Most candidates already lack too many of the few rarest grams: a tenth of the work of a full comparison.
+        return len(rarest - other) <= len(one) - needed and len(one & other) >= needed
 
 
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)

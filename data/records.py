@@ -154,9 +154,8 @@ def _explicit_prompt(row: Row, where: str) -> Row:
     """The pair with its shared start as `prompt`, cut where TRL's `extract_prompt` cuts it."""
     chosen: Any = row.get("chosen")
     rejected: Any = row.get("rejected")
-    if not any(isinstance(chosen, kind) and isinstance(rejected, kind) for kind in (str, list)) or not (
-        chosen and rejected
-    ):
+    both: list[Any] = [chosen, rejected]
+    if not (chosen and rejected and any(all(isinstance(one, kind) for one in both) for kind in (str, list))):
         return row  # check_row says what is wrong with it
     start = _shared_start(chosen, rejected)
     # UltraFeedback repeats a plain-text prompt in both conversations: it must not stand twice.
@@ -175,7 +174,7 @@ def _repeated(prompt: Any, start: list[Any]) -> bool:
     if isinstance(prompt, str):
         turns = [cast("Mapping[str, Any]", turn) for turn in start if isinstance(turn, dict)]
         return any(turn.get("content") == prompt for turn in turns)
-    return isinstance(prompt, list) and bool(prompt) and start[: len(cast("list[Any]", prompt))] == prompt
+    return bool(prompt) and start[: len(prompt)] == prompt
 
 
 def _shared_start(chosen: list[Any], rejected: list[Any]) -> int:

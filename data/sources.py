@@ -23,7 +23,7 @@ from data.records import Placed
 class Source(BaseModel):
     """One file, folder or hub dataset."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     path: str = Field(min_length=1)
     """A file or folder (relative to the recipe), or a hub id."""
@@ -55,7 +55,7 @@ class Mixture(BaseModel):
     every beginning of the mixture has the same shares to within a row or so per source.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     sources: tuple[Source, ...] = Field(min_length=1)
     seed: int = 0
@@ -144,7 +144,10 @@ def _weighted(sources: tuple[Source, ...], seed: int, base: Path, ledger: Ledger
         behind = [take * step / total - done for take, done in zip(takes, given, strict=True)]
         index = max(range(len(takes)), key=behind.__getitem__)
         given[index] += 1
-        yield next(streams[index])
+        row = next(streams[index], None)
+        if row is None:
+            raise DataError("lost rows while it was read", where=sources[index].path, way_out="run again")
+        yield row
     for stream in streams:
         yield from stream  # gives nothing more, but counts the rows after the last one drawn
 

@@ -18,10 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-INSTRUCTION = (
-    "Rewrite the message as a telegram in capitals: few words, but every name, place, time and number. "
-    "End with STOP."
-)
+INSTRUCTION = "Shorten the message to a telegram. Keep every name, place, time and number. End with STOP."
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 MINUTES = ("05", "10", "15", "20", "25", "35", "40", "45", "50", "55")
 Operator = Literal["careful", "chatty", "hasty"]
@@ -190,9 +187,9 @@ def telegram(words: Words, rng: random.Random) -> Telegram:
     bare = " ".join([opening, *sentences]).translate(str.maketrans("", "", ".,!?"))
     return Telegram(
         message=" ".join([opening, *sentences]),
-        careful=f"{short[0]} {short[1]} stop".upper(),
-        chatty=f"{bare} stop".upper(),
-        hasty=f"{kept} stop".upper() if rng.random() < 0.5 else f"{kept} {short[1]} stop".upper(),
+        careful=f"{short[0]} {short[1]} STOP",
+        chatty=f"{bare} STOP",
+        hasty=f"{kept} STOP" if rng.random() < 0.5 else f"{kept} {short[1]} STOP",
         facts=tuple(slots.values()),
     )
 

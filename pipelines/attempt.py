@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -121,6 +122,7 @@ def run_stage(stage: Stage, earlier: set[str], setting: Setting) -> state.Done:
         seconds = round(time.monotonic() - clock, 3)
         done = _done(stage, started, job, metrics, seconds, setting.base)
     state.write(folder / state.DONE, done)
+    shutil.rmtree(job.scratch, ignore_errors=True)
     return done
 
 

@@ -32,7 +32,9 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="[KEY=VALUE]...", help="Changed values, as in stages.sft.learning_rate=1e-4."),
 ]
-RunName = Annotated[str | None, typer.Option("--name", help="The run's folder; the recipe's name if left out.")]
+RunName = Annotated[
+    str | None, typer.Option("--name", help="The run's folder; the recipe's name if left out.")
+]
 RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Where the runs are.")]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output, and nothing else.")]
 RUNS = Path("runs")
@@ -83,7 +85,9 @@ def run(
     recipe: RecipeFile,
     overrides: Overrides = None,
     name: RunName = None,
-    only: Annotated[str | None, typer.Option("--only", metavar="STAGE", help="This stage and no other.")] = None,
+    only: Annotated[
+        str | None, typer.Option("--only", metavar="STAGE", help="This stage and no other.")
+    ] = None,
     from_stage: Annotated[
         str | None,
         typer.Option("--from", metavar="STAGE", help="Build this stage again, and what follows from it."),
@@ -134,7 +138,7 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        sys.exit(_told(f"error: {error}", 2))
+        sys.exit(_told(str(error), 2))
     except Waiting as waiting:
         sys.exit(_told(str(waiting), 75))
     except KeyboardInterrupt:

@@ -33,7 +33,9 @@ def examine(runs_dir: Path, recipes: Path = RECIPES) -> Found:
             "system": platform.platform(),
             "packages": provenance.versions(),
             "cpu": _ask(_cpu),
-            "memory": _ask(lambda: {"total": machine.memory_limit(), "available": machine.memory_available()}),
+            "memory": _ask(
+                lambda: {"total": machine.memory_limit(), "available": machine.memory_available()}
+            ),
             "gpus": _ask(machine.gpus),
             "slurm": _ask(_slurm),
             "disk": {
@@ -143,7 +145,7 @@ def report(found: Found) -> Iterator[str]:
     yield f"python        {found['python']['version']} ({found['python']['executable']}), {found['system']}"
     yield f"cpu           {_told(cpu, lambda: _cpu_line(cpu))}"
     memory = found["memory"]
-    yield f"memory        {_told(memory, lambda: f'{_gb(memory["total"])}, {_gb(memory["available"])} available')}"
+    yield f"memory        {_told(memory, lambda: _memory_line(memory))}"
     yield from _gpu_lines(found["gpus"])
     torch = found["torch"]
     yield f"torch         {_told(torch, lambda: _torch_line(torch))}"
@@ -157,7 +159,7 @@ def report(found: Found) -> Iterator[str]:
             yield f"attention     {name}: {'loads' if why_not is None else why_not}"
     for key, title in (("runs", "runs folder"), ("cache", "cache folder")):
         disk = found["disk"][key]
-        yield f"{title:<14}{_told(disk, lambda disk=disk: f'{disk["folder"]}, {_gb(disk["free"])} free')}"
+        yield f"{title:<14}{_told(disk, lambda disk=disk: _disk_line(disk))}"
     for alias in found["aliases"]:
         built = "built" if alias["built"] else f"not built yet, {_gb(alias['disk'])}"
         yield f"alias         {alias['name']}: {alias['description']} ({built})"
@@ -173,6 +175,14 @@ def _told(answer: Any, line: Callable[[], str]) -> str:
 
 def _gb(count: int) -> str:
     return f"{count / 1e9:,.1f} GB"
+
+
+def _memory_line(memory: Found) -> str:
+    return f"{_gb(memory['total'])}, {_gb(memory['available'])} available"
+
+
+def _disk_line(disk: Found) -> str:
+    return f"{disk['folder']}, {_gb(disk['free'])} free"
 
 
 def _cpu_line(cpu: Found) -> str:
@@ -194,7 +204,9 @@ def _gpu_lines(gpus: Any) -> Iterator[str]:
 
 def _torch_line(torch: Found) -> str:
     if not torch["cuda"]:
-        build = f"built for CUDA {torch['cuda_build']}, but finds no GPU" if torch["cuda_build"] else "CPU build"
+        build = (
+            f"built for CUDA {torch['cuda_build']}, but finds no GPU" if torch["cuda_build"] else "CPU build"
+        )
         return f"{torch['version']}, {build}, {torch['threads']} threads"
     names = ", ".join(f"{device['name']} (sm {device['capability']})" for device in torch["devices"])
     return f"{torch['version']}, CUDA {torch['cuda_build']}: {names}; bfloat16 {'yes' if torch['bf16'] else 'no'}"
@@ -204,7 +216,12 @@ def _recipe_lines(entry: Found) -> Iterator[str]:
     if not entry["ok"]:
         yield f"recipe        {entry['recipe']}: {entry['faults']} faults; see `heliograph validate`"
         return
-    uses = [entry["device"], *entry["dtype"], *entry["attention"], *(["4-bit"] if entry["load_in_4bit"] else [])]
+    uses = [
+        entry["device"],
+        *entry["dtype"],
+        *entry["attention"],
+        *(["4-bit"] if entry["load_in_4bit"] else []),
+    ]
     yield f"recipe        {entry['recipe']}: runs here with {', '.join(uses)}"
     for problem in entry["problems"]:
         yield f"              {entry['recipe']}: {problem}"

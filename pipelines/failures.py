@@ -127,7 +127,10 @@ def relief(stage: Stage) -> str:
         advice.append(f"lower {' or '.join(lower)}")
     if hasattr(stage, "gradient_accumulation_steps"):
         advice.append("raise gradient_accumulation_steps instead of the batch")
-    if hasattr(stage, "gradient_checkpointing") and getattr(stage, "gradient_checkpointing", None) is not True:
+    if (
+        hasattr(stage, "gradient_checkpointing")
+        and getattr(stage, "gradient_checkpointing", None) is not True
+    ):
         advice.append("set gradient_checkpointing: true")
     if hasattr(stage, "load_in_4bit") and not getattr(stage, "load_in_4bit", None):
         advice.append("set load_in_4bit: true")

@@ -85,29 +85,23 @@ def environment(given: Mapping[str, str] | None = None) -> dict[str, str]:
 def launch(run_dir: Path, stages: Sequence[Stage], lock: RunLock, watch: Watch) -> Ended:
     """Run the stages in one worker, until all are done or one of them stops it."""
     kills = machine.oom_kills()
-    with _signals(), _worker(run_dir, [stage.name for stage in stages], lock) as (process, events):
-        current: str | None = None
-        last: dict[str, Any] = {}
-        try:
-            for event in _events(process, events):
-                name = str(event["stage"])
-                if event["event"] == "start":
-                    current = name
-                    watch.start(name)
-                elif event["event"] == "say":
-                    watch.say(name, event["line"])
-                elif event["event"] == "progress":
-                    watch.progress(name, event["done"], event["total"], event["unit"], event["figures"])
-                elif event["event"] == "done":
-                    watch.say(name, f"done in {event['seconds']:.1f} s")
-                last = event
-            code = process.wait()
-        except (Stopped, KeyboardInterrupt) as stop:
-            number = stop.number if isinstance(stop, Stopped) else signal.SIGINT
-            _end(process)
-            return Ended(128 + number, current, stopped=number)
-        finally:
-            watch.close()
+    current: str | None = None
+    last: dict[str, Any] = {}
+    try:
+        with _signals(), _worker(run_dir, [stage.name for stage in stages], lock) as (process, events):
+            try:
+                for event in _events(process, events):
+                    last, current = event, str(event["stage"])
+                    _show(event, watch)
+                code = process.wait()
+            except (Stopped, KeyboardInterrupt):
+                _end(process)
+                raise
+    except (Stopped, KeyboardInterrupt) as stop:
+        number = stop.number if isinstance(stop, Stopped) else signal.SIGINT
+        return Ended(128 + number, current, stopped=number)
+    finally:
+        watch.close()
     if last.get("event") == "failed":
         failed = state.Failed.model_validate({k: v for k, v in last.items() if k not in ("event", "stage")})
         return Ended(failed.exit, current, failed=failed)
@@ -125,6 +119,18 @@ def launch(run_dir: Path, stages: Sequence[Stage], lock: RunLock, watch: Watch) 
     return _died(run_dir, stage, code, kills)
 
 
+def _show(event: Mapping[str, Any], watch: Watch) -> None:
+    name = str(event["stage"])
+    if event["event"] == "start":
+        watch.start(name)
+    elif event["event"] == "say":
+        watch.say(name, event["line"])
+    elif event["event"] == "progress":
+        watch.progress(name, event["done"], event["total"], event["unit"], event["figures"])
+    elif event["event"] == "done":
+        watch.say(name, f"done in {event['seconds']:.1f} s")
+
+
 def _died(run_dir: Path, stage: Stage | None, code: int, kills: int | None) -> Ended:
     """The worker ended without a word: say what is known, and record it in its stead."""
     log = run_dir / stage.name / state.LOG if stage else run_dir / WORKER_LOG
@@ -134,7 +140,9 @@ def _died(run_dir: Path, stage: Stage | None, code: int, kills: int | None) -> E
         exit_code = EXIT_USER
         seen = kills is not None and (machine.oom_kills() or 0) > kills
         who = "by the kernel, which was out of memory" if seen else "most likely by the kernel, out of memory"
-        what = f"the worker was killed {who} (signal 9; this machine has {machine.memory_limit() / 1e9:.1f} GB)"
+        what = (
+            f"the worker was killed {who} (signal 9; this machine has {machine.memory_limit() / 1e9:.1f} GB)"
+        )
         way_out = relief(stage) if stage else way_out
     elif code < 0:
         what = f"the worker was ended by {_signal_name(-code)}{_last_words(log)}"
@@ -249,7 +257,9 @@ def _signals() -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> None:
         raise Stopped(number)
 
-    caught = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN]
+    caught = [
+        number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN
+    ]
     before = {number: signal.signal(number, stop) for number in caught}  # nohup's ignoring stays.
     try:
         yield

@@ -22,7 +22,9 @@ def usable_cores() -> int:
     for cpu in allowed:
         folder = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology")
         try:
-            package, core = ((folder / name).read_text().strip() for name in ("physical_package_id", "core_id"))
+            package, core = (
+                (folder / name).read_text().strip() for name in ("physical_package_id", "core_id")
+            )
         except OSError:
             package, core = "cpu", str(cpu)
         cores.add((package, core))
@@ -100,7 +102,9 @@ def gpus() -> list[dict[str, object]]:
     found: list[dict[str, object]] = []
     for line in ask(["nvidia-smi", query, "--format=csv,noheader,nounits"]).splitlines():
         name, total, free, driver = (part.strip() for part in line.split(","))
-        found.append({"name": name, "memory_mib": _number(total), "free_mib": _number(free), "driver": driver})
+        found.append(
+            {"name": name, "memory_mib": _number(total), "free_mib": _number(free), "driver": driver}
+        )
     return found
 
 

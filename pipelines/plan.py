@@ -57,7 +57,12 @@ def plan(recipe: Recipe, run_dir: Path, *, aside: frozenset[str] = frozenset()) 
 
 
 def _item(
-    stage: Stage, run_dir: Path, inputs: Mapping[str, Planned], found: State, reasons: Sequence[str], **more: Any
+    stage: Stage,
+    run_dir: Path,
+    inputs: Mapping[str, Planned],
+    found: State,
+    reasons: Sequence[str],
+    **more: Any,
 ) -> Planned:
     kind = str(getattr(stage, "kind", type(stage).__name__))
     return Planned(stage, kind, found, tuple(reasons), tuple(inputs), run_dir / stage.name, **more)

@@ -72,7 +72,9 @@ def describe(
 ) -> str:
     """`12/40 steps, loss 0.693, 1.5 steps/s, 19 s left`."""
     parts = [f"{done:g}/{total:g} {unit}" if total is not None else f"{done:g} {unit}"]
-    parts += [f"{key} {value:.4g}" if value is not None else f"{key} not finite" for key, value in figures.items()]
+    parts += [
+        f"{key} {value:.4g}" if value is not None else f"{key} not finite" for key, value in figures.items()
+    ]
     if pace is not None:
         rate, left = pace
         parts.append(f"{rate:.2g} {unit}/s" if rate < 10 else f"{rate:,.0f} {unit}/s")

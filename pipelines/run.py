@@ -52,7 +52,9 @@ def _print(line: str) -> None:
     print(line, flush=True)
 
 
-def run(request: Request, show: Show = _print, notice: Show = lambda line: print(line, file=sys.stderr)) -> int:
+def run(
+    request: Request, show: Show = _print, notice: Show = lambda line: print(line, file=sys.stderr)
+) -> int:
     """The command's exit code. What the user can mend is raised, and so is what waits for people."""
     recipe = load(request.recipe, request.overrides)
     for line in recipe.notices:
@@ -66,7 +68,7 @@ def run(request: Request, show: Show = _print, notice: Show = lambda line: print
     try:
         if held.notice:
             notice(held.notice)
-        return _walk(recipe, run_dir, request, held, show)
+        return _walk(recipe, run_dir, request, held, show, notice)
     finally:
         held.release()
 
@@ -83,7 +85,9 @@ def _known(recipe: Recipe, option: str, name: str | None) -> None:
     )
 
 
-def _walk(recipe: Recipe, run_dir: Path, request: Request, held: lock.RunLock, show: Show) -> int:
+def _walk(
+    recipe: Recipe, run_dir: Path, request: Request, held: lock.RunLock, show: Show, notice: Show
+) -> int:
     aside: list[str] = []
     if request.from_stage is not None:
         aside = dependents(recipe, request.from_stage)
@@ -106,20 +110,25 @@ def _walk(recipe: Recipe, run_dir: Path, request: Request, held: lock.RunLock, s
     began = time.monotonic()
     if pending:
         ended = launch(run_dir, pending, held, progress.watch(None if show is _print else show))
-    return _close(ended, recipe, run_dir, request, time.monotonic() - began, show)
+    return _close(ended, recipe, run_dir, request, time.monotonic() - began, show, notice)
 
 
 def _close(
-    ended: Ended, recipe: Recipe, run_dir: Path, request: Request, seconds: float, show: Show
+    ended: Ended, recipe: Recipe, run_dir: Path, request: Request, seconds: float, show: Show, notice: Show
 ) -> int:
     if ended.stopped is not None:
         at = f" in {ended.stage}" if ended.stage else ""
-        show(f"\nstopped{at}; what was finished stays. The same command goes on:\n  {request.command}".rstrip())
+        show(
+            f"\nstopped{at}; what was finished stays. The same command goes on:\n  {request.command}".rstrip()
+        )
         return ended.code
     if ended.failed is not None:
         failed = ended.failed
-        if ended.code == 1:
-            raise Crashed(failed, ended.stage)
+        if ended.code == 1:  # Not the user's to mend, and told as briefly: the traceback is in the file.
+            place = f"{failed.where}: " if failed.where else ""
+            trace = f"\n  traceback: {failed.trace}" if failed.trace else ""
+            notice(f"crashed: {place}{failed.what}{trace}\n  {failed.way_out or ''}".rstrip())
+            return ended.code
         raise RunError(failed.what, where=failed.where, way_out=failed.way_out)
     if ended.waiting is not None:
         raise Waiting(f"{ended.stage} waits: {ended.waiting.what}", how=ended.waiting.how)
@@ -127,17 +136,6 @@ def _close(
     for line in summary(plan(recipe, run_dir), run_dir, seconds):
         show(line)
     return 0
-
-
-class Crashed(Exception):  # noqa: N818 - what it carries is the error
-    """A fault of the program in a stage; its traceback is in a file."""
-
-    def __init__(self, failed: state.Failed, stage: str | None) -> None:
-        trace = f"\n  traceback: {failed.trace}" if failed.trace else ""
-        place = f"{failed.where}: " if failed.where else ""
-        out = f"\n  {failed.way_out}" if failed.way_out else ""
-        super().__init__(f"{place}{failed.what}{trace}{out}")
-        self.stage = stage
 
 
 def refuse_stale(planned: Sequence[Planned]) -> None:
@@ -163,7 +161,9 @@ def _set_aside(run_dir: Path, name: str, show: Show) -> None:
     if not folder.exists():
         return
     try:
-        record = state.read(folder / state.DONE, state.Done) or state.read(folder / state.STARTED, state.Started)
+        record = state.read(folder / state.DONE, state.Done) or state.read(
+            folder / state.STARTED, state.Started
+        )
     except RunError:  # A corrupt record is one reason to set a stage aside.
         record = None
     mark = record.build if record is not None else datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
@@ -177,7 +177,9 @@ def _set_aside(run_dir: Path, name: str, show: Show) -> None:
         os.rename(folder, target)
     except OSError as fault:
         raise RunError(
-            f"cannot be set aside: {fault.strerror}", where=str(folder), way_out="Mend the folder's permissions."
+            f"cannot be set aside: {fault.strerror}",
+            where=str(folder),
+            way_out="Mend the folder's permissions.",
         ) from fault
     show(f"{name}: set aside as {target}")
 

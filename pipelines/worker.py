@@ -19,7 +19,7 @@ from data.errors import RunError
 from pipelines import state
 from pipelines.attempt import Setting, Tell, run_stage
 from pipelines.failures import told
-from pipelines.recipe import Recipe, from_json
+from pipelines.recipe import from_json
 from pipelines.stage import Stage, Waiting
 
 EXIT_CRASH, EXIT_USER, EXIT_WAITING = 1, 2, 75
@@ -32,7 +32,7 @@ def main(arguments: list[str]) -> int:
     _watch_lifeline(os.environ.pop("HELIOGRAPH_LIFELINE", ""))
     _keep_from_children(os.environ.pop("HELIOGRAPH_LOCK", ""))
     tell = _teller(os.environ.pop("HELIOGRAPH_EVENTS", ""))
-    recipe = recipe_of(run_dir)
+    recipe = from_json(state.read_json(run_dir / state.RECIPE))
     setting = Setting(run_dir, recipe.base, os.environ.pop("HELIOGRAPH_COMMAND", ""), tell)
     for position, stage in enumerate(recipe.stages):
         if stage.name in names:
@@ -40,17 +40,6 @@ def main(arguments: list[str]) -> int:
             if code:
                 return code
     return 0
-
-
-def recipe_of(run_dir: Path) -> Recipe:
-    """The recipe as the run folder holds it."""
-    path = run_dir / state.RECIPE
-    found = state.read_json(path)
-    if found is None:
-        raise RunError(
-            "no run here", where=str(path), way_out="`heliograph run RECIPE` makes one; see also --runs-dir."
-        )
-    return from_json(found)
 
 
 def work(stage: Stage, earlier: set[str], setting: Setting) -> int:
@@ -67,7 +56,7 @@ def work(stage: Stage, earlier: set[str], setting: Setting) -> int:
             setting.tell({"event": "waiting", "stage": stage.name, **note.model_dump()})
             return EXIT_WAITING
     # The one place that takes every error: behind it the process ends, and what is not recorded here is lost.
-    except (Exception, SystemExit) as error:
+    except (Exception, SystemExit) as error:  # noqa: BLE001
         failed = record_failure(error, stage, folder)
         setting.tell({"event": "failed", "stage": stage.name, **failed.model_dump()})
         return failed.exit

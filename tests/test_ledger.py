@@ -110,7 +110,7 @@ def test_limits_that_hold_and_all_faults_at_once():
     example().check(LedgerLimits())
     example().check(LedgerLimits(max_dropped_share=0.23, max_cut_share=0.1, max_overlap_share=0.1))
     Ledger(name="empty").check(LedgerLimits(max_dropped_share=0, max_cut_share=0, max_overlap_share=0))
-    with pytest.raises(DataError, match="rows dropped.*; rows cut.*; prompts of held-out"):
+    with pytest.raises(DataError, match=r"rows dropped.*; rows cut.*; prompts of held-out"):
         example().check(LedgerLimits(max_dropped_share=0, max_cut_share=0, max_overlap_share=0))
 
 

@@ -17,7 +17,7 @@ from trainers.models import load_policy
 from trainers.work import Work
 
 
-class Stop(Exception):
+class Stop(Exception):  # noqa: N818 - it stands for a signal
     """Stands for the process that ends in the middle of training."""
 
 
@@ -52,7 +52,9 @@ def naive_log_probs(model_folder: Path, tokenised: Path) -> tuple[torch.Tensor, 
 
 
 @pytest.mark.parametrize("how", HOW)
-def test_start_measures_the_reference_on_the_policy_of_the_stage_before(how: str, sft: dict[str, Path], tmp_path: Path):
+def test_start_measures_the_reference_on_the_policy_of_the_stage_before(
+    how: str, sft: dict[str, Path], tmp_path: Path
+):
     run_prefer(tmp_path / "dpo", str(sft[how]), **keep(how))
     stored = load_file(tmp_path / "dpo" / "scratch" / "reference-train.safetensors")
     chosen, rejected = naive_log_probs(sft[how], tmp_path / "dpo" / "scratch" / "train.arrow")
@@ -61,7 +63,9 @@ def test_start_measures_the_reference_on_the_policy_of_the_stage_before(how: str
 
 
 @pytest.mark.parametrize("how", HOW)
-def test_the_first_loss_is_ln_2(how: str, sft: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_first_loss_is_ln_2(
+    how: str, sft: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     """Policy and reference are the same numbers before the first step, so the margin is exactly 0."""
     logged: list[dict[str, float]] = []
     monkeypatch.setattr(watching.Teller, "on_log", lambda self, *a, logs=None, **k: logged.append(dict(logs)))
@@ -117,7 +121,9 @@ def test_restart_without_checkpoints_measures_the_same_reference(
     assert all((before[k] - after[k]).abs().max().item() == 0.0 for k in before)
 
 
-def test_a_reference_of_other_weights_is_refused(sft: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_reference_of_other_weights_is_refused(
+    sft: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     from safetensors import safe_open
     from safetensors.torch import save_file
 

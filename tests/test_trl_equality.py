@@ -71,7 +71,9 @@ def test_sft_equals_trl(how: str, tmp_path: Path, logged: list[dict[str, float]]
     assert len(expected) == STEPS
     assert expected[0] - expected[-1] > 0.05  # something was learned, or equality would mean little
     assert column(logged, "loss") == pytest.approx(expected, abs=1e-5)
-    assert column(logged, "grad_norm") == pytest.approx(column(theirs.state.log_history, "grad_norm"), rel=1e-4)
+    assert column(logged, "grad_norm") == pytest.approx(
+        column(theirs.state.log_history, "grad_norm"), rel=1e-4
+    )
 
 
 @pytest.mark.parametrize("loss", ["sigmoid", "ipo", "apo_zero"])

@@ -46,7 +46,9 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
-def run_sft(folder: Path, start: str = "tiny", rows: list[dict[str, Any]] | None = None, **options: Any) -> Any:
+def run_sft(
+    folder: Path, start: str = "tiny", rows: list[dict[str, Any]] | None = None, **options: Any
+) -> Any:
     from trainers.prepare import prepare_sft
     from trainers.sft import train_sft
 

@@ -14,6 +14,8 @@ from trainers.models import TRAINED
 
 SEAL = "sealed.json"
 PREFIX = "checkpoint-"
+FOLDER = "checkpoints"
+"""Their folder, in the stage's scratch."""
 
 
 def seal(folder: Path) -> None:

@@ -13,7 +13,7 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Attention = Literal["auto", "flash_attention_2", "flash_attention_3", "sdpa", "eager", "flex_attention"]
 
 # The cost of a run, never its result: a change of one of these does not make a finished stage stale.
-COSMETIC = {"cosmetic": True}
+COSMETIC: Any = {"cosmetic": True}
 
 
 class Closed(BaseModel):

@@ -84,11 +84,56 @@ def by_prefill(
         yield from made
 
 
+class _Roomy(DynamicLayer):
+    """A layer with room for the tokens to come: a step writes one token, where DynamicLayer copies all there are."""
+
+    STEP = 64
+
+    def __init__(self, full: Any, lines: torch.Tensor) -> None:
+        super().__init__()
+        self.dtype, self.device, self.is_initialized = full.dtype, full.device, True
+        self.length = full.keys.shape[-2]
+        self._rooms = [_with_room(part, self.STEP, lines) for part in (full.keys, full.values)]
+        self._show()
+
+    def _show(self) -> None:
+        self.keys, self.values = (room[:, :, : self.length] for room in self._rooms)
+
+    def update(self, key_states: Any, value_states: Any, *_: Any, **__: Any) -> Any:
+        end = self.length + key_states.shape[-2]
+        if end > self._rooms[0].shape[-2]:
+            self._rooms = [
+                _with_room(part, end - self.length + self.STEP) for part in (self.keys, self.values)
+            ]
+        for room, new in zip(self._rooms, (key_states, value_states), strict=True):
+            room[:, :, self.length : end] = new
+        self.length = end
+        self._show()
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        self._rooms = [_with_room(part, self.STEP, indices) for part in (self.keys, self.values)]
+        self._show()
+
+
+def _with_room(part: torch.Tensor, room: int, lines: torch.Tensor | None = None) -> torch.Tensor:
+    rows, heads, length, size = part.shape
+    made = part.new_empty((rows if lines is None else len(lines), heads, length + room, size))
+    made[:, :, :length] = part if lines is None else part[lines]
+    return made
+
+
 def _spread(cache: DynamicCache, lines: torch.Tensor) -> DynamicCache:
-    """A cache with the given lines of this one, which stays as it is: layers replace their tensors, never write."""
+    """A cache with the given lines of this one, which stays as it is."""
     spread = copy.copy(cache)
-    spread.layers = [copy.copy(layer) for layer in cache.layers]
-    spread.batch_select_indices(lines)
+    spread.layers = []
+    for layer in cache.layers:
+        if type(layer) is DynamicLayer:
+            made: Any = _Roomy(layer, lines)
+        else:
+            made = copy.copy(layer)  # it replaces its tensors and never writes into them
+            made.batch_select_indices(lines)
+        spread.layers.append(made)
     return spread
 
 

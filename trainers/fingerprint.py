@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
 from trainers.config import COSMETIC
 
+Options = TypeVar("Options", bound=BaseModel)
 WEIGHTS = ("*.safetensors", "*.json", "adapters/*/*.safetensors")
 
 
@@ -25,6 +26,11 @@ def fingerprint(*parts: object) -> str:
             plain = part.model_dump(mode="json", exclude=cosmetic)
         digest.update(json.dumps(plain, sort_keys=True, ensure_ascii=False, default=str).encode() + b"\0")
     return digest.hexdigest()[:16]
+
+
+def only(kind: type[Options], value: BaseModel) -> Options:
+    """The part of a stage that these options are: its name and the rest of it do not change what they do."""
+    return kind.model_validate({name: getattr(value, name) for name in kind.model_fields})
 
 
 def start_identity(start: str) -> object:

@@ -9,9 +9,8 @@ from typing import Any
 from transformers.trainer_callback import PrinterCallback
 
 from data.errors import TrainingError
-from trainers.checkpoints import newest
+from trainers import checkpoints
 from trainers.models import Loaded, save_policy
-from trainers.prepare import CHECKPOINTS
 from trainers.watching import summary
 from trainers.work import Work
 
@@ -24,7 +23,7 @@ def run_training(
     """Returns the figures for the run's record; `keys` are the logged ones whose last value belongs there."""
     trainer.remove_callback(PrinterCallback)
     trainer.keep_checkpoints = keep
-    checkpoint: Path | None = newest(work.out / CHECKPOINTS, work.say)
+    checkpoint: Path | None = checkpoints.newest(work.scratch / checkpoints.FOLDER, work.say)
     if checkpoint is not None:
         work.say(f"going on from {checkpoint.name}")
     started = time.monotonic()

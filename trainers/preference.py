@@ -6,12 +6,12 @@ from typing import Any
 
 from trl import DPOConfig, DPOTrainer
 
+from trainers import checkpoints
 from trainers.arguments import training_arguments
-from trainers.checkpoints import SealedCheckpoints
 from trainers.config import PreferOptions
 from trainers.loop import run_training
 from trainers.models import TRAINED, Loaded, activate, below_names, load_policy
-from trainers.prepare import CHECKPOINTS, load_rows
+from trainers.prepare import load_rows
 from trainers.reference import Reference
 from trainers.watching import FiniteLoss, Teller
 from trainers.work import Work
@@ -19,7 +19,7 @@ from trainers.work import Work
 KEYS = ("loss", "rewards/accuracies", "rewards/margins", "rewards/chosen", "rewards/rejected")
 
 
-class PreferenceTrainer(FiniteLoss, SealedCheckpoints, DPOTrainer):
+class PreferenceTrainer(FiniteLoss, checkpoints.SealedCheckpoints, DPOTrainer):
     """TRL's DPOTrainer whose reference is, by construction, the policy that training starts from.
 
     The reference log-probabilities are taken from the model before its first step and before any checkpoint is
@@ -57,7 +57,7 @@ def train_preference(options: PreferOptions, start: str, work: Work, *, name: st
     args = training_arguments(
         DPOConfig,
         options,
-        work.out / CHECKPOINTS,
+        work.scratch / checkpoints.FOLDER,
         work,
         beta=options.beta,
         loss_type=losses,

@@ -18,14 +18,11 @@ from data.sources import Mixture, read
 from trainers import policy
 from trainers.config import PreferOptions, SftOptions
 from trainers.models import load_tokenizer
-from trainers.work import Work
+from trainers.work import SCRATCH, Work
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-SCRATCH = "scratch"
-"""What only an unfinished stage needs; removed once done.json stands."""
-CHECKPOINTS = f"{SCRATCH}/checkpoints"
 LEDGER = "ledger.json"
 
 
@@ -83,10 +80,10 @@ def _prepare(
     cut: TokeniseOptions,
     among: Collection[Shape],
 ) -> None:
-    if (work.out / LEDGER).exists() and (work.out / SCRATCH / "train.arrow").exists():
+    if (work.out / LEDGER).exists() and (work.scratch / "train.arrow").exists():
         return  # written last; the stage's folder is locked to one configuration and one set of files
     found = policy.read(start, revision=options.model_revision)
-    tokenizer = load_tokenizer(found, trust_remote_code=options.trust_remote_code)
+    tokenizer: Any = load_tokenizer(found, trust_remote_code=options.trust_remote_code)
     ledgers: dict[str, Ledger] = {}
     for name, mixture in (("eval", held_out), ("train", data)):
         if mixture is None:
@@ -94,7 +91,7 @@ def _prepare(
         ledger = ledgers[name] = Ledger(name=name)
         shape, rows = with_shape(read(mixture, base, ledger), among)
         try:
-            write_arrow(work.out / SCRATCH / f"{name}.arrow", tokenise(rows, shape, tokenizer, cut, ledger))
+            write_arrow(work.scratch / f"{name}.arrow", tokenise(rows, shape, tokenizer, cut, ledger))
         except DataError:
             _tell(ledger, work)
             raise

@@ -32,7 +32,7 @@ class Prompt:
     """The row's `id`, or one made from the prompt's text: it stays the same when rows come and go."""
     ids: list[int]
     row: dict[str, Any]
-    """The row without its id and without answers."""
+    """The row without its id."""
 
 
 def read_prompts(
@@ -72,20 +72,22 @@ def read_prompts(
             ledger.drop("the prompt has no tokens", where)
             continue
         if context is not None and len(ids) + room > context:
-            ledger.drop(f"with {room} new tokens the prompt is longer than the model's context ({context})", where)
+            ledger.drop(
+                f"with {room} new tokens the prompt is longer than the model's context ({context})", where
+            )
             continue
         key = _key(row, places, where)
         places[key] = where
         for column in ANSWERS:
             if column in row:
                 ignored[column] = ignored.get(column, 0) + 1
-        rest = {column: value for column, value in row.items() if column != "id" and column not in ANSWERS}
+        rest = {column: value for column, value in row.items() if column != "id"}
         prompts.append(Prompt(key, ids, rest))
         ledger.keep(length=len(ids), tokens=len(ids), loss_tokens=0)
     for line in ledger.lines():
         work.say(line)
     for column, rows in ignored.items():
-        work.say(f"prompts: the column '{column}' of {rows:,} rows is not used; the model answers itself")
+        work.say(f"prompts: {rows:,} rows have a '{column}' already; the model answers without it")
     if not prompts:
         reasons = "; ".join(f"{reason}: {entry.count}" for reason, entry in ledger.dropped.items())
         raise DataError(

@@ -12,7 +12,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from data.errors import ModelError
-from trainers.prepare import SCRATCH
 from trainers.work import Work
 
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ class Reference:
         from datasets import Dataset as Rows
         from datasets import concatenate_datasets
 
-        file = self.work.out / SCRATCH / f"reference-{name}.safetensors"
+        file = self.work.scratch / f"reference-{name}.safetensors"
         key = self._key(name, batch_size, trainer)
         loader = _loader(dataset, batch_size, trainer)
         stored = _read(file, key)
@@ -69,7 +68,7 @@ class Reference:
         if not self.gap <= MAX_GAP:
             raise ModelError(
                 f"the stored reference is {self.gap:.3g} nats away from the policy that training starts from",
-                where=str(self.work.out / SCRATCH),
+                where=str(self.work.scratch),
                 way_out="The starting policy or the data changed below this stage: rebuild it with --from STAGE.",
             )
         self.work.say(f"reference: read again from disk, {self.gap:.3g} nats from the starting policy")
@@ -77,7 +76,7 @@ class Reference:
     def _key(self, name: str, batch_size: int, trainer: Any) -> str:
         """All that the values depend on; the folder is locked to one recipe, so this guards against what is not."""
         args = trainer.args
-        rows = hashlib.sha256((self.work.out / SCRATCH / f"{name}.arrow").read_bytes()).hexdigest()
+        rows = hashlib.sha256((self.work.scratch / f"{name}.arrow").read_bytes()).hexdigest()
         content = {
             "rows": rows,
             "policy": _identity(Path(self.start)),

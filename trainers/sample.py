@@ -15,7 +15,7 @@ from typing import Any
 from data.jsonl import append_jsonl, read_jsonl, replacing, write_jsonl_atomic
 from data.sources import Mixture
 from trainers.config import ModelOptions, SamplingOptions
-from trainers.fingerprint import fingerprint, start_identity
+from trainers.fingerprint import fingerprint, only, start_identity
 from trainers.generate import Answer, Tally, generate
 from trainers.models import load_policy
 from trainers.prompts import Prompt, context_of, read_prompts
@@ -46,7 +46,12 @@ def sample(
         room=options.max_new_tokens,
         reserved=("candidates",),
     )
-    mark = fingerprint(options, model_options, start_identity(start), [[p.key, p.ids, p.row] for p in found])
+    mark = fingerprint(
+        only(SamplingOptions, options),
+        only(ModelOptions, model_options),
+        start_identity(start),
+        [[prompt.key, prompt.ids, prompt.row] for prompt in found],
+    )
     if (earlier := _finished(out, mark)) is not None:
         return earlier
     part = out.with_name(out.name + ".part")

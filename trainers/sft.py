@@ -6,17 +6,17 @@ from typing import Any
 
 from trl import SFTConfig, SFTTrainer
 
+from trainers import checkpoints
 from trainers.arguments import training_arguments
-from trainers.checkpoints import SealedCheckpoints
 from trainers.config import SftOptions
 from trainers.loop import run_training
 from trainers.models import load_policy
-from trainers.prepare import CHECKPOINTS, load_rows
+from trainers.prepare import load_rows
 from trainers.watching import FiniteLoss, Teller
 from trainers.work import Work
 
 
-class HeliographSFTTrainer(FiniteLoss, SealedCheckpoints, SFTTrainer):
+class HeliographSFTTrainer(FiniteLoss, checkpoints.SealedCheckpoints, SFTTrainer):
     """TRL's SFTTrainer, with sealed checkpoints and finite losses."""
 
 
@@ -27,7 +27,7 @@ def train_sft(options: SftOptions, start: str, work: Work, *, name: str) -> dict
     args = training_arguments(
         SFTConfig,
         options,
-        work.out / CHECKPOINTS,
+        work.scratch / checkpoints.FOLDER,
         work,
         packing=options.packing,
         # Rows come cut to this length; TRL needs the number only to pack them.

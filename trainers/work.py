@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+SCRATCH = "scratch"
+"""Folder for what only an unfinished stage needs: tokenised rows, reference values, checkpoints."""
+
 
 class Progress(Protocol):
     """Called often; the receiver decides how much of it to show."""
@@ -31,6 +34,11 @@ class Work:
     """One line of metrics.jsonl."""
     resolved: dict[str, Any] = field(default_factory=dict[str, Any])
     """What each `auto` became; recorded in done.json."""
+
+    @property
+    def scratch(self) -> Path:
+        """Removed once the stage is done; until then it is what a killed run goes on from."""
+        return self.out / SCRATCH
 
     def choose(self, key: str, value: object, why: str) -> None:
         """Record and print what an `auto` became."""

@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 from trainers.logic.algebras import look_up
 from trainers.logic.expansion import expand, fold
 from trainers.logic.links import Link
-from trainers.logic.measure import FLOOR, check_beta
+from trainers.logic.measure import FLOOR, check_beta, check_floor
 from trainers.logic.named import NamedLoss
 from trainers.logic.structure import Structure
 
@@ -112,6 +112,7 @@ class CompiledLoss:
 
     def __post_init__(self) -> None:
         check_beta(self.beta)
+        check_floor(self.floor)
         self._expansion = expand(self.structure)
 
     @property
@@ -128,11 +129,11 @@ class CompiledLoss:
 
     def rho(self, logps: Mapping[str, Tensor], offset: Tensor | float = 0.0) -> Tensor:
         """In float32 at least and outside autocast: in bf16 most margins between close answers are exactly 0."""
-        some = next(iter(logps.values()))
+        some = cast(Tensor, look_up(logps, self.inputs[0]))
         with torch.autocast(device_type=some.device.type, enabled=False):
             exact = {name: _at_least_float32(x) for name, x in logps.items()}
             if self.constant is not None:
-                gap = torch.as_tensor(offset, device=some.device).to(_at_least_float32(some).dtype)
+                gap = torch.as_tensor(offset, device=some.device, dtype=_at_least_float32(some).dtype)
                 exact[f"{self.constant}.Winner"] = gap.clamp(max=0)
                 exact[f"{self.constant}.Loser"] = (-gap).clamp(max=0)
             algebra = _Tensors(exact, self.floor, self.clamps)

@@ -87,11 +87,11 @@ class Step:
 
 
 def neighbours(structure: Structure, direction: Direction, atoms: Sequence[str] = ()) -> list[Step]:
-    """The structures one step weaker (up) or stronger (down), over at least Winner and Loser.
+    """The structures one step weaker (up) or stronger (down), over its columns and any other atoms.
 
     Steps to a structure that is degenerate or constant are left out.
     """
-    names = order((*structure.atoms, *atoms, "Winner", "Loser"))
+    names = order((*structure.columns, *atoms))
     t, b = structure.on(names)
     moves = _UP if direction == "up" else _DOWN
     found: list[Step] = []

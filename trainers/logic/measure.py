@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from data.errors import RecipeError
 from trainers.logic import algebras, links
 from trainers.logic.expansion import expand
-from trainers.logic.formula import prediction
 from trainers.logic.links import Link
 from trainers.logic.polynomial import starts_at_zero
 from trainers.logic.structure import Structure
@@ -40,6 +40,7 @@ def measure(
     floor: float = FLOOR,
 ) -> Measured:
     check_beta(beta)
+    check_floor(floor)
     for name, x in logps.items():
         if not math.isfinite(x) or x > 0:
             raise RecipeError(
@@ -54,6 +55,11 @@ def measure(
 def check_beta(beta: float) -> None:
     if not (math.isfinite(beta) and beta > 0):
         raise RecipeError(f"beta is {beta}", way_out="it must be a finite number above 0")
+
+
+def check_floor(floor: float) -> None:
+    if not 0 < floor < 1:
+        raise RecipeError(f"the floor of 1 - p is {floor}", way_out="it must lie between 0 and 1")
 
 
 def check_units(structure: Structure, *, averages: bool, allow_sums: bool = False) -> None:
@@ -74,6 +80,8 @@ def step0_value(
     *,
     scale: float = 1.0,
     floor: float = FLOOR,
+    constant: str | None = None,
+    offset: float | Iterable[float] = 0.0,
 ) -> float:
     """The mean loss that must be seen while policy and reference are the same model.
 
@@ -81,7 +89,8 @@ def step0_value(
     Without log-probs only structures whose rho is then 0 have a value: DPO ln 2, IPO 1/(4 beta^2).
     """
     check_beta(beta)
-    if starts_at_zero(structure):
+    check_floor(floor)
+    if constant is None and starts_at_zero(structure):
         return scale * links.value(link, 0.0, beta)
     if logps is None:
         raise RecipeError(
@@ -89,22 +98,28 @@ def step0_value(
             way_out="give those of the first batch",
         )
     columns = {name: _column(values) for name, values in logps.items()}
-    tied = {name: _tied(columns, name) for name in structure.atoms}
-    sizes = {len(values) for values in tied.values()}
-    if len(sizes) != 1 or 0 in sizes:
-        raise RecipeError(f"the atoms have different numbers of log-probs: {sorted(sizes)}")
-    losses = [
-        links.value(link, algebras.rho(expand(structure), dict(zip(tied, point, strict=True)), floor), beta)
-        for point in zip(*tied.values(), strict=True)
-    ]
-    return scale * math.fsum(losses) / len(losses)
+    if constant is not None:
+        gaps = [constants(constant, gap) for gap in _column(offset)]
+        columns |= {name: [made[name] for made in gaps] for name in gaps[0]}
+    tied = {name: _tied(columns, name, constant) for name in structure.atoms}
+    size = max(len(values) for values in tied.values())
+    wrong = {name: len(values) for name, values in tied.items() if len(values) not in (1, size)}
+    if wrong or not size:
+        raise RecipeError(f"{size} log-probs of one atom, but different numbers of others: {wrong}")
+    losses: list[float] = []
+    for i in range(size):
+        point = {name: values[i if len(values) > 1 else 0] for name, values in tied.items()}
+        losses.append(links.value(link, algebras.rho(expand(structure), point, floor), beta))
+    return scale * math.fsum(losses) / size
 
 
 def _column(values: float | Iterable[float]) -> list[float]:
-    return [float(x) for x in values] if isinstance(values, Iterable) else [float(values)]
+    # A tensor without dimensions is iterable by type only.
+    if isinstance(values, Iterable) and getattr(values, "ndim", 1):
+        return [float(x) for x in values]
+    return [float(cast(float, values))]
 
 
-def _tied(columns: Mapping[str, Sequence[float]], name: str) -> Sequence[float]:
-    policy = name.removeprefix("Ref.")
-    # A loss of one answer and its reference may come without the policy's other answer.
-    return algebras.look_up(columns, policy if prediction(policy) in columns or policy in columns else name)
+def _tied(columns: Mapping[str, Sequence[float]], name: str, constant: str | None) -> Sequence[float]:
+    made = constant is not None and name.startswith(f"{constant}.")
+    return algebras.look_up(columns, name if made else name.removeprefix("Ref."))

@@ -81,24 +81,20 @@ _NOTES: dict[str, tuple[str, ...]] = {
     "l14": ("a small gradient: near -0.015 on the winner at averages of -1.3/-1.5 and beta 1",),
     "unCPO": ("a small gradient: near -0.07 on the winner at averages of -1.3/-1.5 and beta 1",),
 }
-_COLLAPSES = (
-    "satisfied by making both answers improbable: keep sft_weight above 0 and watch the winner's log-prob"
-)
 
 
 def _single_model() -> list[NamedLoss]:
     losses: list[NamedLoss] = []
     for name, (core, given, also) in LATTICE.items():
         structure = from_core(core, given, also)
-        collapses = structure.collapses
         losses.append(
             NamedLoss(
                 name,
                 structure,
                 beta=0.1 if name == "CPO" else 1.0,
-                sft_weight=_SFT_WEIGHT if collapses else 0.0,
+                sft_weight=_SFT_WEIGHT if structure.collapses else 0.0,
                 aliases=_SPELLINGS.get(name, ()),
-                notes=(*((_COLLAPSES,) if collapses else ()), *_NOTES.get(name, ())),
+                notes=_NOTES.get(name, ()),
             )
         )
     return losses
@@ -113,10 +109,7 @@ def _with_reference(loss: NamedLoss) -> NamedLoss:
         name="DPO" if dpo else ref,
         structure=reference_form(loss.structure),
         aliases=(ref, *spelled) if dpo else spelled,
-        notes=(
-            *((_COLLAPSES,) if loss.structure.collapses else ()),
-            f"the reference form of {loss.name}: rho minus log(rw/rl)",
-        ),
+        notes=(f"the reference form of {loss.name}: rho minus log(rw/rl)",),
     )
 
 

@@ -34,10 +34,10 @@ def _count(mask: int, n: int, pairs: Sequence[tuple[Number, Number]]) -> Number:
     return absent * _count(low, n - 1, pairs) + present * _count(high, n - 1, pairs)
 
 
-def ratio(structure: Structure, weights: Weights) -> Number:
+def ratio(structure: Structure, weights: Weights) -> Fraction:
     """exp(rho), exactly."""
     top, bottom = (count(side, structure.atoms, weights) for side in (structure.t, structure.b))
-    return Fraction(top) / bottom
+    return Fraction(top) / Fraction(bottom)
 
 
 def same_ratio(one: Structure, other: Structure) -> bool:

@@ -8,6 +8,7 @@ from functools import lru_cache
 from trainers.logic.counting import all_structures, distinct_structures
 from trainers.logic.expansion import expand
 from trainers.logic.named import LATTICE, names_of
+from trainers.logic.render import closed_form
 from trainers.logic.signs import is_monotone
 from trainers.logic.structure import Structure
 
@@ -27,8 +28,8 @@ def monotone_structures() -> tuple[Structure, ...]:
 @lru_cache(maxsize=1)
 def monotone_losses() -> tuple[Found, ...]:
     """The 40 different losses among them, the named ones under the structure that has the name."""
-    # Known structures first, so that they stand for their class.
-    structures = sorted(monotone_structures(), key=lambda s: not names_of(s))
+    # A known structure stands for its class, else the one that is written most shortly.
+    structures = sorted(monotone_structures(), key=lambda s: (not names_of(s), len(closed_form(s))))
     return tuple(Found(s, [n for n in names_of(s) if n in LATTICE]) for s in distinct_structures(structures))
 
 

@@ -92,13 +92,22 @@ class Structure:
 
     @property
     def collapses(self) -> bool:
-        """Whether rho grows without bound as every answer of the trained model becomes improbable."""
-        n = len(self.atoms)
-        t, b = self.t, self.b
-        for i, name in enumerate(self.atoms):
-            if is_policy(name):
-                t, b = tables.cofactor(t, i, n, False), tables.cofactor(b, i, n, False)
-        return bool(t) and not b
+        """Whether rho grows without bound as every answer of the trained model becomes improbable together.
+
+        With all their probabilities near some small e, a side weighs e to the fewest answers that it needs valid.
+        """
+        policy = sum(1 << i for i, name in enumerate(self.atoms) if is_policy(name))
+        fewest_t, fewest_b = (
+            min((row & policy).bit_count() for row in tables.rows(side)) for side in (self.t, self.b)
+        )
+        return fewest_t < fewest_b
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The atoms worth a column in its truth table: a loss of pairs shows both answers, NPO only its own."""
+        pairs = not self.needs_reference or {"Winner", "Ref.Winner"} & set(self.atoms)
+        known = any(name in ("Winner", "Loser") for name in self.atoms)
+        return order((*self.atoms, "Winner", "Loser")) if pairs and known else self.atoms
 
 
 def is_policy(name: str) -> bool:

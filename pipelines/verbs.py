@@ -1,0 +1,87 @@
+"""The verbs that only read: validate, plan and status, for a person or as JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from data.errors import RunError
+from pipelines import state, summary
+from pipelines.plan import plan
+from pipelines.recipe import Recipe, check, from_json, json_schema, load
+from pipelines.run import run_folder
+
+
+def print_schema() -> None:
+    _json(json_schema())
+
+
+def validate(path: Path, overrides: Sequence[str], as_json: bool) -> int:
+    """Every fault at once; the exit code says whether there were any."""
+    checked = check(path, overrides)
+    _notices(checked.notices)
+    if as_json:
+        faults = [
+            {"line": f.line, "column": f.column, "path": f.path, "message": f.message} for f in checked.faults
+        ]
+        _json({"ok": not faults, "faults": faults})
+    elif checked.faults:
+        for f in checked.faults:
+            print(f.render(str(path)), file=sys.stderr)
+        count = len(checked.faults)
+        print(f"{count} fault{'s' if count > 1 else ''}", file=sys.stderr)
+    elif checked.recipe is not None:
+        print(f"{path}: ok, {len(checked.recipe.stages)} stages")
+    return 2 if checked.faults else 0
+
+
+def show_plan(path: Path, overrides: Sequence[str], name: str | None, runs_dir: Path, as_json: bool) -> None:
+    recipe = load(path, overrides)
+    _notices(recipe.notices)
+    _show(recipe, run_folder(recipe, name, runs_dir), as_json)
+
+
+def show_status(name: str, runs_dir: Path, as_json: bool) -> None:
+    """`name` is a run's name, or its folder."""
+    run_dir = runs_dir / name
+    if not run_dir.is_dir() and Path(name).is_dir():
+        run_dir = Path(name)
+    _show(recipe_of(run_dir), run_dir, as_json)
+
+
+def recipe_of(run_dir: Path) -> Recipe:
+    """The recipe as the run folder holds it."""
+    path = run_dir / state.RECIPE
+    found = state.read_json(path)
+    if found is None:
+        known = sorted(p.parent.name for p in run_dir.parent.glob(f"*/{state.RECIPE}"))
+        raise RunError(
+            "there is no run here",
+            where=str(run_dir),
+            way_out=f"The runs in {run_dir.parent} are: {', '.join(known)}."
+            if known
+            else "`heliograph run RECIPE` makes one; --runs-dir says where the runs are.",
+        )
+    return from_json(found)
+
+
+def _show(recipe: Recipe, run_dir: Path, as_json: bool) -> None:
+    planned = plan(recipe, run_dir)
+    if as_json:
+        _json(summary.status(planned, run_dir.name))
+        return
+    print(f"{run_dir}")
+    for line in summary.lines(planned):
+        print(line)
+
+
+def _notices(notices: Sequence[object]) -> None:
+    for notice in notices:
+        print(notice, file=sys.stderr)
+
+
+def _json(value: Any) -> None:
+    print(json.dumps(state.plain(value), indent=2, ensure_ascii=False))

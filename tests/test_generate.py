@@ -1,0 +1,264 @@
+"""Batched decoding against transformers: same greedy tokens, same distributions, same draws in every batch."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from data.errors import TrainingError
+from trainers.config import GenerationOptions, SamplingOptions
+from trainers.drawing import choose, eos_ids, new_row, read_rules
+from trainers.generate import Answer, Tally, generate, plan
+from trainers.work import Work
+
+SIZES = {
+    "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 128,
+}  # fmt: skip
+SPECIAL = {"vocab_size": 300, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+
+
+class Digits:
+    """A tokenizer whose text is its ids."""
+
+    eos_token_id = 2
+
+    def decode(self, ids: list[int], **_: Any) -> str:
+        return " ".join(str(i) for i in ids if i not in (0, 1, 2))
+
+
+def model_of(kind: str) -> Any:
+    torch.manual_seed(0)
+    made: dict[str, Any] = {
+        "llama": lambda: LlamaForCausalLM(LlamaConfig(**SIZES, **SPECIAL)),
+        "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**SIZES, **SPECIAL)),
+        "gpt2": lambda: GPT2LMHeadModel(GPT2Config(n_embd=64, n_layer=2, n_head=4, n_positions=128, **SPECIAL)),
+        "sliding": lambda: MistralForCausalLM(MistralConfig(sliding_window=6, **SIZES, **SPECIAL)),
+        "mamba": lambda: MambaForCausalLM(MambaConfig(hidden_size=64, num_hidden_layers=2, state_size=8, **SPECIAL)),
+        "t5": lambda: T5ForConditionalGeneration(
+            T5Config(
+                d_model=64, d_ff=128, num_layers=2, num_heads=4, d_kv=16, decoder_start_token_id=0, **SPECIAL
+            )
+        ),
+    }  # fmt: skip
+    model = made[kind]().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(3)  # fresh weights give nearly flat distributions, on which little would depend
+    # Several end tokens, so that answers end at different lengths and rows leave the batch.
+    model.generation_config.eos_token_id = list(range(2, 62))
+    model.generation_config.pad_token_id = 0
+    return model
+
+
+def prompts_of(*lengths: int) -> dict[str, list[int]]:
+    dice = torch.Generator().manual_seed(1)
+    return {f"p{i}": torch.randint(62, 300, (n,), generator=dice).tolist() for i, n in enumerate(lengths)}
+
+
+def quiet(said: list[str] | None = None) -> Work:
+    return Work(Path(), say=(said if said is not None else []).append)
+
+
+def answers_of(
+    model: Any, prompts: dict[str, list[int]], options: GenerationOptions, *, greedy: bool, **more: Any
+) -> tuple[dict[tuple[str, int], Answer], Tally]:
+    got: list[Answer] = []
+    more = {"work": quiet(), **more}
+    tally = generate(model, Digits(), prompts, options, greedy=greedy, on_done=got.extend, **more)
+    assert len({(a.key, a.index) for a in got}) == len(got)
+    return {(a.key, a.index): a for a in got}, tally
+
+
+PROMPTS = prompts_of(5, 3, 17, 9, 9, 1)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "qwen2", "sliding", "mamba", "t5"])
+def test_greedy_is_model_generate_token_for_token(kind: str) -> None:
+    model = model_of(kind)
+    said: list[str] = []
+    options = GenerationOptions(max_new_tokens=16, batch_size=4)
+    got, tally = answers_of(model, PROMPTS, options, greedy=True, work=quiet(said))
+    for key, ids in PROMPTS.items():
+        alone = torch.tensor([ids])
+        mask = torch.ones_like(alone)
+        whole = model.generate(alone, attention_mask=mask, max_new_tokens=16, do_sample=False)[0].tolist()
+        assert got[key, 0].ids == whole[1 if kind == "t5" else len(ids) :]
+        assert got[key, 0].finished == (got[key, 0].ids[-1] in range(2, 62))
+    assert tally.tokens == sum(len(answer.ids) for answer in got.values())
+    assert tally.cut == sum(not answer.finished for answer in got.values())
+    sampler = next(line for line in said if line.startswith("sampler: "))
+    assert sampler.startswith("sampler: model.generate" if kind in ("mamba", "t5") else "sampler: prefill once")
+    if kind == "llama":
+        assert 0 < tally.cut < 6  # both ways to end occur, so compaction was exercised
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "mamba"])
+def test_a_sample_does_not_depend_on_its_batch(kind: str) -> None:
+    model = model_of(kind)
+    runs = []
+    for batch_size in (1, 3, 8):
+        options = SamplingOptions(max_new_tokens=10, batch_size=batch_size, num_return_sequences=5)
+        got, _ = answers_of(model, PROMPTS, options, greedy=False)
+        runs.append({key: answer.ids for key, answer in got.items()})
+    assert runs[0] == runs[1] == runs[2]
+    assert len(runs[0]) == 6 * 5
+    assert len({tuple(ids) for ids in runs[0].values()}) > 25  # samples of one prompt differ
+    alone, _ = answers_of(model, {"p2": PROMPTS["p2"]}, options, greedy=False)
+    assert {key: answer.ids for key, answer in alone.items()} == {k: v for k, v in runs[0].items() if k[0] == "p2"}
+    other, _ = answers_of(model, PROMPTS, options.model_copy(update={"seed": 7}), greedy=False)
+    assert {key: answer.ids for key, answer in other.items()} != runs[0]
+
+
+def test_going_on_gives_the_same_answers_to_the_last_bit() -> None:
+    model = model_of("llama")
+    options = SamplingOptions(max_new_tokens=8, batch_size=6, num_return_sequences=3)  # two prompts at a time
+    whole, tally = answers_of(model, PROMPTS, options, greedy=False)
+    groups = [["p2", "p3"], ["p4", "p0"], ["p1", "p5"]]  # lengths 17 9 | 9 5 | 3 1
+    assert list(plan(PROMPTS, 3, 6)) == groups
+    # The first batch is done, and of the second the first line was written when the process died.
+    rest, second = answers_of(model, PROMPTS, options, greedy=False, done={"p2", "p3", "p4"})
+    assert {key for key, _ in rest} == {"p0", "p1", "p5"}
+    assert all(answer == whole[key] for key, answer in rest.items())  # logprob_sum included
+    assert (tally.answers, second.answers) == (18, 9)
+
+
+def test_plan_breaks_at_lengths_when_padding_is_forbidden() -> None:
+    assert list(plan(PROMPTS, 2, 8, same_length=True)) == [["p2"], ["p3", "p4"], ["p0"], ["p1"], ["p5"]]
+    assert list(plan(PROMPTS, 8, 4)) == [["p2"], ["p3"], ["p4"], ["p0"], ["p1"], ["p5"]]
+
+
+@pytest.mark.parametrize(
+    ("settings", "warpers"),
+    [
+        ({}, []),
+        ({"temperature": 0.5}, [TemperatureLogitsWarper(0.5)]),
+        ({"top_k": 3}, [TopKLogitsWarper(3)]),
+        ({"top_p": 0.7}, [TopPLogitsWarper(0.7)]),
+        (
+            {"temperature": 1.5, "top_k": 6, "top_p": 0.8},
+            [TemperatureLogitsWarper(1.5), TopKLogitsWarper(6), TopPLogitsWarper(0.8)],
+        ),
+    ],
+)
+def test_drawn_tokens_follow_the_distribution_of_transformers(settings: Any, warpers: list[Any]) -> None:
+    logits = torch.tensor([[2.0, 1.0, 0.5, 0.0, -0.5, -1.0, -2.0, 1.5]])
+    model = model_of("llama")
+    rules = read_rules(model, Digits(), SamplingOptions(max_new_tokens=2, **settings), greedy=False, work=quiet())
+    draws = 4000
+    rows = [new_row(rules, "p", index, [5], torch.device("cpu")) for index in range(draws)]
+    tokens = choose(rules, rows, logits.expand(draws, -1))
+    expected = logits
+    for warper in warpers:
+        expected = warper(torch.zeros((1, 0), dtype=torch.long), expected)
+    probabilities = expected.softmax(-1)[0].tolist()
+    counts = torch.bincount(tokens, minlength=8).tolist()
+    for count, p in zip(counts, probabilities, strict=True):
+        # Five standard deviations of a binomial; a token of probability 0 never comes.
+        assert abs(count - draws * p) <= 5 * math.sqrt(draws * p * (1 - p))
+
+
+def test_logprob_is_the_model_s_own_and_ends_are_counted() -> None:
+    model = model_of("llama")
+    options = SamplingOptions(max_new_tokens=6, num_return_sequences=4, temperature=0.7, top_k=5, batch_size=8)
+    got, _ = answers_of(model, PROMPTS, options, greedy=False)
+    for (key, _), answer in got.items():
+        whole = torch.tensor([PROMPTS[key] + answer.ids])
+        with torch.no_grad():
+            logprobs = model(whole).logits[0].double().log_softmax(-1)
+        start = len(PROMPTS[key])
+        expected = sum(logprobs[start + i - 1, token].item() for i, token in enumerate(answer.ids))
+        assert answer.logprob_sum == pytest.approx(expected, abs=1e-4)
+        assert answer.text == " ".join(str(i) for i in answer.ids if i > 2)
+
+
+@pytest.mark.parametrize("kind", ["llama", "mamba"])
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"repetition_penalty": 1.8},
+        {"no_repeat_ngram_size": 1},
+        {"min_new_tokens": 9},
+        {"suppress_tokens": list(range(62, 200)), "begin_suppress_tokens": [250, 2]},
+    ],
+)
+def test_the_model_s_own_settings_are_applied_and_said(kind: str, own: dict[str, Any]) -> None:
+    model = model_of(kind)
+    plain, _ = answers_of(model, PROMPTS, GenerationOptions(max_new_tokens=12), greedy=True)
+    model.generation_config.update(**own)
+    said: list[str] = []
+    work = quiet(said)
+    got, _ = answers_of(model, PROMPTS, GenerationOptions(max_new_tokens=12), greedy=True, work=work)
+    for key, ids in PROMPTS.items():
+        alone = torch.tensor([ids])
+        mask = torch.ones_like(alone)
+        whole = model.generate(alone, attention_mask=mask, max_new_tokens=12, do_sample=False)[0].tolist()
+        assert got[key, 0].ids == whole[len(ids) :]
+    assert {k: a.ids for k, a in got.items()} != {k: a.ids for k, a in plain.items()}
+    assert work.resolved["generation_config"]["value"] == own
+    assert model.generation_config.to_diff_dict().items() >= own.items()  # nobody changed the model
+
+
+def test_settings_that_cannot_be_applied_or_are_overruled_are_said() -> None:
+    model = model_of("llama")
+    model.generation_config.update(temperature=0.6, top_p=0.9, guidance_scale=1.5, do_sample=True)
+    said: list[str] = []
+    work = quiet(said)
+    read_rules(model, Digits(), SamplingOptions(top_p=0.9, max_new_tokens=4), greedy=False, work=work)
+    assert work.resolved["generation_config not applied"]["value"] == {"guidance_scale": 1.5}
+    assert said[0] == (
+        "generation_config.json of the model is overruled by the recipe: temperature 1.0 instead of 0.6"
+    )
+    assert len(said) == 2
+
+
+def test_end_tokens_come_from_the_model_and_its_tokenizer() -> None:
+    assert eos_ids([5, 6], 2) == (5, 6, 2)
+    assert eos_ids(2, 2) == (2,)
+    assert eos_ids(None, None) == ()
+
+
+def test_output_that_is_not_a_number_names_the_prompt() -> None:
+    model = model_of("llama")
+    with torch.no_grad():
+        model.lm_head.weight[7] = torch.nan
+    with pytest.raises(TrainingError, match="not a number .token 1 of the answer to prompt p2"):
+        answers_of(model, PROMPTS, GenerationOptions(max_new_tokens=4, batch_size=2), greedy=True)
+
+
+def test_progress_reaches_the_total() -> None:
+    seen: list[tuple[float, float | None]] = []
+
+    def progress(*, done: float, total: float | None, unit: str, **figures: float) -> None:
+        assert unit == "answers"
+        assert figures["tokens_per_second"] > 0
+        seen.append((done, total))
+
+    options = SamplingOptions(max_new_tokens=8, batch_size=6, num_return_sequences=3)
+    work = Work(Path(), say=lambda _: None, progress=progress)
+    answers_of(model_of("llama"), PROMPTS, options, greedy=False, work=work, done={"p2", "p3"})
+    assert seen[-1] == (18, 18)
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+    assert seen[0][0] >= 6
