@@ -135,6 +135,7 @@ class Rubric(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    kind: Literal["rubric"] = "rubric"
     checks: tuple[Check, ...] = Field(min_length=1)
 
     @model_validator(mode="after")

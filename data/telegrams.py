@@ -231,9 +231,9 @@ def held_out(rows: int, *, seed: int) -> list[dict[str, Any]]:
 def files() -> dict[str, str]:
     """The files of the quickstart, by name."""
     made = {
-        "telegrams-train.jsonl": demonstrations(240, seed=1),
-        "telegrams-prompts.jsonl": prompts(80, seed=1),
-        "telegrams-eval.jsonl": held_out(64, seed=1),
+        "telegrams-train.jsonl": demonstrations(160, seed=1),
+        "telegrams-prompts.jsonl": prompts(64, seed=1),
+        "telegrams-eval.jsonl": held_out(48, seed=1),
     }
     return {
         name: "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

@@ -99,13 +99,13 @@ def run_stage(stage: Stage, earlier: set[str], setting: Setting) -> state.Done:
     inputs = _inputs(stage, earlier, setting.run_dir)
     folder.mkdir(parents=True, exist_ok=True)
     _sweep(folder)
+    started = _begin(stage, folder, inputs, earlier, setting)
     append_jsonl(folder / state.METRICS, [])  # Removes a line that a killed attempt left half-written.
     with (
         (folder / state.LOG).open("a", buffering=1, encoding="utf-8") as log_file,
         (folder / state.METRICS).open("a", buffering=1, encoding="utf-8") as metrics_file,
     ):
         reporter = Reporter(stage.name, folder, setting, log_file, metrics_file)
-        started = _begin(stage, folder, inputs, earlier, setting)
         reporter.mark()
         job = Job(
             out=folder,
@@ -155,13 +155,15 @@ def _begin(
     found = state.read(folder / state.STARTED, state.Started)
     if found is not None:
         changed = differences(stage, found, cast("Mapping[str, Built | None]", inputs), setting.base, earlier)
-        if changed:
+        if not changed:
+            return found
+        if state.worth_keeping(folder):
             raise RunError(
                 "\n  ".join(["what it was begun with has changed:", *changed]),
                 where=f"stages.{stage.name}",
                 way_out=f"Change it back, or begin the stage anew: --from {stage.name}.",
             )
-        return found
+        state.clear(folder)
     config = cast("dict[str, Any]", state.plain(resolved(stage)))
     builds = {name: built.build for name, built in inputs.items()}
     files = input_files(stage, setting.base, earlier)

@@ -130,7 +130,7 @@ def _print(found: Any, as_json: bool) -> None:
         print(line)
 
 
-# heliograph loss: `from pipelines.loss_cli import app as loss` and app.add_typer(loss, name="loss") go here.
+# `heliograph loss` is mounted here: app.add_typer(loss_app, name="loss"), from pipelines.loss_cli.
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ from pipelines import machine, provenance
 from pipelines.launch import environment
 from pipelines.probe import PROBES
 from pipelines.recipe import check
+from pipelines.summary import plural
 from trainers import aliases
 
 Found = dict[str, Any]
@@ -109,9 +110,12 @@ def _here(found: Found) -> Found:
 
 
 def _recipe(path: Path, here: Found) -> Found:
-    checked = check(path, ())
-    answer: Found = {"recipe": str(path), "ok": not checked.faults}
-    if checked.recipe is None or checked.faults:
+    try:
+        checked = check(path, ())
+    except UserError as unread:
+        return {"recipe": str(path), "ok": False, "faults": 1, "error": str(unread)}
+    answer: Found = {"recipe": str(path), "ok": checked.recipe is not None}
+    if checked.recipe is None:
         return answer | {"faults": len(checked.faults)}
     wants_4bit = False
     problems: list[str] = []
@@ -214,7 +218,7 @@ def _torch_line(torch: Found) -> str:
 
 def _recipe_lines(entry: Found) -> Iterator[str]:
     if not entry["ok"]:
-        yield f"recipe        {entry['recipe']}: {entry['faults']} faults; see `heliograph validate`"
+        yield f"recipe        {entry['recipe']}: {plural(entry['faults'], 'fault')}; see `heliograph validate`"
         return
     uses = [
         entry["device"],

@@ -101,9 +101,15 @@ def dotted(trail: Trail, root: object) -> str:
 
 
 def printable(text: str) -> str:
-    """Keys are anything a file may hold: a line break in one must not make two lines of a fault."""
-    short = text if len(text) <= 80 else text[:77] + "..."
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in short)
+    """A key may be anything that fits into a file."""
+    return one_line(text if len(text) <= 80 else text[:77] + "...")
+
+
+def one_line(text: str) -> str:
+    """A line break in a key or value must not make two lines of a fault."""
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "replace").decode("ascii") for c in text
+    )
 
 
 def _below(value: object, step: str | int) -> object:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import select
 import signal
 import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,9 +141,9 @@ def _died(run_dir: Path, stage: Stage | None, code: int, kills: int | None) -> E
         exit_code = EXIT_USER
         seen = kills is not None and (machine.oom_kills() or 0) > kills
         who = "by the kernel, which was out of memory" if seen else "most likely by the kernel, out of memory"
-        what = (
-            f"the worker was killed {who} (signal 9; this machine has {machine.memory_limit() / 1e9:.1f} GB)"
-        )
+        used = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e9
+        total = machine.memory_limit() / 1e9
+        what = f"the worker was killed {who} (signal 9; it used {used:.1f} of {total:.1f} GB)"
         way_out = relief(stage) if stage else way_out
     elif code < 0:
         what = f"the worker was ended by {_signal_name(-code)}{_last_words(log)}"
@@ -181,7 +182,7 @@ def _last_words(log: Path) -> str:
 @contextmanager
 def _worker(
     run_dir: Path, names: list[str], lock: RunLock
-) -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes]]]:
+) -> Generator[tuple[subprocess.Popen[bytes], IO[bytes]], None, None]:
     """The process, and what it tells. However the block is left, the process is ended and the pipes closed."""
     life_read, life_write = os.pipe()
     tell_read, tell_write = os.pipe()
@@ -251,7 +252,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 @contextmanager
-def _signals() -> Iterator[None]:
+def _signals() -> Generator[None, None, None]:
     """A scheduler's SIGTERM and a closed terminal stop the command as Ctrl-C does."""
 
     def stop(number: int, frame: FrameType | None) -> None:

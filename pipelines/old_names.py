@@ -28,12 +28,12 @@ def modern(key: str, value: object, fields: Collection[str], *, training: bool) 
 
     `fields` are the keys that the kind of stage has.
     """
-    new = _NEW_NAMES.get(key)
+    new = NEW_NAMES.get(key)
     if new is not None and _has(new, fields):
         quiet = key == "model_name_or_path" and not training
         notice = None if quiet else f"an old name; read as `{'.'.join(new)}`"
         return Renamed(new, _plain_dtype(value) if key == "torch_dtype" else value, notice)
-    change = _CHANGES.get(key)
+    change = CHANGES.get(key)
     if change is not None:
         told = change(value)
         if isinstance(told, Refused) or _has(told.trail, fields):
@@ -43,14 +43,14 @@ def modern(key: str, value: object, fields: Collection[str], *, training: bool) 
         return Refused(advice)
     if training and key in fields:
         return Refused(f"write `{key}` on the stage itself, not under `training:`")
-    return Refused(_REFUSED[key]) if key in _REFUSED else None
+    return Refused(REFUSED[key]) if key in REFUSED else None
 
 
 def _has(trail: tuple[str, ...], fields: Collection[str]) -> bool:
     return trail[0] in fields
 
 
-_NEW_NAMES: dict[str, tuple[str, ...]] = {
+NEW_NAMES: dict[str, tuple[str, ...]] = {
     "torch_dtype": ("dtype",),
     "model_name_or_path": ("model",),  # TRL's own name, and so no news: the only one without a notice
     "max_seq_length": ("max_length",),
@@ -95,7 +95,7 @@ def _switch(trail: tuple[str, ...], new: str) -> Callable[[object], Renamed | Re
     return change
 
 
-_CHANGES: dict[str, Callable[[object], Renamed | Refused]] = {
+CHANGES: dict[str, Callable[[object], Renamed | Refused]] = {
     "warmup_ratio": _warmup_ratio,
     "use_flash_attention_2": _flash,
     "group_by_length": _switch(("training", "train_sampling_strategy"), "group_by_length"),
@@ -164,7 +164,7 @@ _TOKENISED = "rows are tokenised once, before training, and this would change no
 _TEMPLATE = "chat templates come with the tokenizer: set it there, in the model's folder"
 _RESUME = "a killed run could not go on from its checkpoints as if nothing had happened"
 
-_REFUSED: dict[str, str] = {
+REFUSED: dict[str, str] = {
     "output_dir": f"{_OURS}: `--runs-dir` and `--name` set it",
     "logging_dir": f"{_OURS}: every stage logs into its own folder",
     "overwrite_output_dir": "a run is never overwritten: `--from STAGE` builds again from a stage on, "

@@ -50,7 +50,7 @@ def override(tree: Tree, text: str) -> None:
 def _target(tree: Tree, path: str) -> tuple[dict[str, Any], Trail, list[str]] | None:
     """The mapping that an override changes, where it stands, and the rest of the path."""
     steps = path.split(".")
-    names = {e["name"]: (i, e) for i, e in reversed(tree.stages()) if isinstance(e.get("name"), str)}
+    names = {e["name"]: (i, e) for i, e in tree.stages() if isinstance(e.get("name"), str)}
     if steps[0] == "defaults" and len(steps) > 1 and all(steps):
         defaults = tree.value.setdefault("defaults", {})
         if isinstance(defaults, dict):
@@ -99,6 +99,7 @@ def _put(tree: Tree, entry: dict[str, Any], trail: Trail, rest: list[str], value
             tree.moved((*trail, *where, "path"), (*trail, *where))
         elif inner is None:
             holder[step] = {}
+            tree.overridden((*trail, *where))
         holder = holder[step]
     step = _step(tree, holder, rest[-1], where, path)
     if step is None:

@@ -32,6 +32,8 @@ class Planned:
     failed: state.Failed | None = None
     waiting: state.WaitingFor | None = None
     progress: state.ProgressMark | None = None
+    anew: tuple[str, ...] = ()
+    """What has changed since an attempt that made nothing to keep, and is therefore begun anew."""
 
     @property
     def name(self) -> str:
@@ -91,6 +93,9 @@ def _look(
         for name, item in inputs.items()
         if item.state == "stale" and isinstance(record, state.Done)
     ]
+    anew: tuple[str, ...] = ()
+    if reasons and not isinstance(record, state.Done) and not state.worth_keeping(folder):
+        anew, reasons = tuple(reasons), []
     if reasons:
         return _item(stage, run_dir, inputs, "stale", reasons, record=record)
     if isinstance(record, state.Done):
@@ -100,11 +105,15 @@ def _look(
         far = [how_far(progress)] if progress.unit else []
         return _item(stage, run_dir, inputs, "running", far, record=record, progress=progress)
     if failed := state.read(folder / state.FAILED, state.Failed):
-        return _item(stage, run_dir, inputs, "failed", [failed.what], record=record, failed=failed)
+        return _item(stage, run_dir, inputs, "failed", [failed.what], record=record, failed=failed, anew=anew)
     if waiting := state.read(folder / state.WAITING, state.WaitingFor):
-        return _item(stage, run_dir, inputs, "waiting", [waiting.what], record=record, waiting=waiting)
+        return _item(
+            stage, run_dir, inputs, "waiting", [waiting.what], record=record, waiting=waiting, anew=anew
+        )
     far = [f"interrupted at {how_far(progress)}"] if progress and progress.unit else ["interrupted"]
-    return _item(stage, run_dir, inputs, "pending", [*far, *open_inputs], record=record, progress=progress)
+    return _item(
+        stage, run_dir, inputs, "pending", [*far, *open_inputs], record=record, progress=progress, anew=anew
+    )
 
 
 def _as_built(item: Planned) -> Built | None:

@@ -139,6 +139,10 @@ def _merge(
         if key not in own:
             if source == ("defaults", "training") and _of_other_kind(key, kind):
                 continue
+            if key == "training" and len(to) == 2 and isinstance(value, dict):
+                own[key] = {}
+                _merge(tree, own[key], cast("dict[str, Any]", value), (*to, key), (*source, key), kind)
+                continue
             own[key] = value
             tree.moved((*to, key), (*source, key))
         elif isinstance(own[key], dict) and isinstance(value, dict):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, cast
 
-from pipelines.faults import Fault, Trail, dotted, in_order
+from pipelines.faults import Fault, Trail, dotted, in_order, one_line
 from pipelines.yaml_nodes import START, Mark
 from pipelines.yaml_source import Parsed
 
@@ -35,7 +35,7 @@ class Tree:
 
     def override_fault(self, path: str, message: str) -> None:
         """An override that has no place in the recipe."""
-        self._add(Fault(0, 0, path, message))
+        self._add(Fault(0, 0, one_line(path), one_line(message)))
 
     def notice(self, trail: Trail, message: str) -> None:
         line = self._at(trail, message, key=True).render(self.file)
@@ -62,7 +62,7 @@ class Tree:
         return trail
 
     def _at(self, trail: Trail, message: str, *, key: bool) -> Fault:
-        source = self.written(trail)
+        source, message = self.written(trail), one_line(message)
         path = dotted(source, self.value)
         if any(prefix in self._overrides for prefix in _prefixes(source)):
             return Fault(0, 0, path, message)
@@ -75,8 +75,9 @@ class Tree:
         return next((self._values[p] for p in _prefixes(trail) if p in self._values), START)
 
     def _add(self, fault: Fault) -> None:
-        # All overrides are in one place, so there the sentence tells them apart as well.
-        self._faults.setdefault((fault.line, fault.column, fault.path), fault)
+        # What an alias repeats is written once: there the last key is the same, and only the way to it differs.
+        path = fault.path.rpartition(".")[2] if fault.line else fault.path
+        self._faults.setdefault((fault.line, fault.column, path), fault)
 
     def stages(self) -> list[tuple[int, dict[str, Any]]]:
         """The entries of `stages:` that are mappings, with their index."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -20,6 +21,7 @@ from pipelines.plan import Planned, dependents, plan, ready
 from pipelines.recipe import Recipe, load, to_json
 from pipelines.stage import STAGE_NAME_PATTERN, Waiting
 from pipelines.summary import ago, summary
+from trainers.work import SCRATCH
 
 Show = Callable[[str], None]
 
@@ -103,6 +105,12 @@ def _walk(
     for item in wanted:
         if item.done is not None:
             show(f"{item.name}: done, {ago(item.done.finished)}")
+            # Left by a kill between the stage's last two steps.
+            shutil.rmtree(item.folder / SCRATCH, ignore_errors=True)
+        elif item.anew:
+            show(
+                "\n  ".join([f"{item.name}: begins anew, the last attempt made nothing to keep:", *item.anew])
+            )
         elif item.record is not None and item.name not in aside:
             show(f"{item.name}: goes on{f' ({item.reasons[0]})' if item.reasons else ''}")
     pending = [item.stage for item in wanted if item.state != "done"]

@@ -178,4 +178,5 @@ def _number(noun: str, limits: tuple[Any, ...]) -> str:
             words.append(f"at most {limit.le}")
         elif isinstance(limit, Lt):
             words.append(f"below {limit.lt}")
-    return f"{noun} {' and '.join(words)}" if words else noun
+    of = " of" if words and words[0].startswith("at ") else ""
+    return f"{noun}{of} {' and '.join(words)}" if words else noun

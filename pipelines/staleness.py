@@ -48,7 +48,7 @@ def differences(
     return lines
 
 
-def _changed(then: object, now: object, model: object, path: str) -> Iterator[str]:
+def _changed(then: Any, now: Any, model: object, path: str) -> Iterator[str]:
     """`model` is the value that `now` was written from: it knows the defaults."""
     if isinstance(then, Mapping) and isinstance(now, Mapping):
         old, new = cast("Mapping[str, object]", then), cast("Mapping[str, object]", now)
@@ -64,7 +64,7 @@ def _changed(then: object, now: object, model: object, path: str) -> Iterator[st
             for i, (old, new) in enumerate(zip(olds, news, strict=True)):
                 yield from _changed(old, new, _below(model, i), f"{path}[{i}]")
             return
-    if then != now or isinstance(then, bool) != isinstance(now, bool):
+    if then != now or isinstance(then, bool) != isinstance(now, bool):  # 1 == True in Python, not in JSON.
         yield f"{path}: {_shown(then)} -> {_shown(now)}"
 
 
@@ -87,7 +87,7 @@ def _is_default(model: object, key: str, value: object) -> bool:
     return not field.is_required() and plain(default) == value
 
 
-def _shown(value: object) -> str:
+def _shown(value: Any) -> str:
     if value is ABSENT:
         return "(not set)"
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -17,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from data.errors import DataError, RunError
 from data.jsonl import replacing
 from pipelines.stage import Built
+from trainers.work import SCRATCH
 
 STARTED = "started.json"
 DONE = "done.json"
@@ -26,6 +28,7 @@ PROGRESS = "progress.json"
 LOG = "log.txt"
 METRICS = "metrics.jsonl"
 TRACE = "trace.txt"
+LEDGER = "ledger.json"
 RECIPE = "recipe.json"
 REPLACED = ".replaced"
 FORMAT = 1
@@ -209,6 +212,22 @@ def plain(value: object) -> Any:
         return plain(value.model_dump(mode="json"))
     numbers: Any = getattr(value, "tolist", None)  # Of numpy or torch, neither of which is imported here.
     return plain(numbers()) if callable(numbers) else str(value)
+
+
+def worth_keeping(folder: Path) -> bool:
+    """Whether an unfinished attempt made more than tokenised rows: what it began with may not change then."""
+    cheap = {STARTED, FAILED, WAITING, PROGRESS, LOG, METRICS, TRACE, LEDGER, SCRATCH}
+    if any(entry.name not in cheap for entry in folder.iterdir()):
+        return True
+    scratch = folder / SCRATCH
+    return any(path.is_file() and path.suffix != ".arrow" for path in scratch.rglob("*"))
+
+
+def clear(folder: Path) -> None:
+    """Make room for an attempt with other values. `started.json` goes last: until then the next try clears too."""
+    shutil.rmtree(folder / SCRATCH, ignore_errors=True)
+    for name in (LEDGER, METRICS, PROGRESS, STARTED):
+        remove(folder / name)
 
 
 def now() -> str:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from data.errors import RunError
+from data.errors import RecipeError, RunError
 from pipelines import state, summary
 from pipelines.plan import plan
 from pipelines.recipe import Recipe, check, from_json, json_schema, load
@@ -21,7 +21,13 @@ def print_schema() -> None:
 
 def validate(path: Path, overrides: Sequence[str], as_json: bool) -> int:
     """Every fault at once; the exit code says whether there were any."""
-    checked = check(path, overrides)
+    try:
+        checked = check(path, overrides)
+    except RecipeError as unread:  # There is no file to point into; who asked for JSON gets it all the same.
+        if not as_json:
+            raise
+        _json({"ok": False, "faults": [{"line": 0, "column": 0, "path": "", "message": str(unread)}]})
+        return 2
     _notices(checked.notices)
     if as_json:
         faults = [
@@ -31,8 +37,7 @@ def validate(path: Path, overrides: Sequence[str], as_json: bool) -> int:
     elif checked.faults:
         for f in checked.faults:
             print(f.render(str(path)), file=sys.stderr)
-        count = len(checked.faults)
-        print(f"{count} fault{'s' if count > 1 else ''}", file=sys.stderr)
+        print(summary.plural(len(checked.faults), "fault"), file=sys.stderr)
     elif checked.recipe is not None:
         print(f"{path}: ok, {len(checked.recipe.stages)} stages")
     return 2 if checked.faults else 0

@@ -103,6 +103,24 @@ def test_validate_says_ok_or_every_fault(recipe: Path) -> None:
     assert "2 faults" in plain.stderr
 
 
+def test_validate_without_a_file(recipe: Path) -> None:
+    done = heliograph("validate", "dmo.yaml", "--json", cwd=recipe.parent)
+    answer = json.loads(done.stdout)
+    assert (done.returncode, answer["ok"], len(answer["faults"])) == (2, False, 1)
+    assert "demo.yaml" in answer["faults"][0]["message"]
+    plain = heliograph("validate", "dmo.yaml", cwd=recipe.parent)
+    assert (plain.returncode, plain.stdout) == (2, "")
+    assert "dmo.yaml: there is no such recipe" in plain.stderr
+
+
+def test_notices_do_not_get_into_the_json(recipe: Path) -> None:
+    old = RECIPE.replace("model: tiny", "model: tiny\n    torch_dtype: float32")
+    recipe.write_text(old)
+    done = heliograph("validate", recipe.name, "--json", cwd=recipe.parent)
+    assert json.loads(done.stdout) == {"ok": True, "faults": []}
+    assert "torch_dtype" in done.stderr
+
+
 def test_the_schema_is_json(tmp_path: Path) -> None:
     schema = json.loads(heliograph("validate", "--schema", cwd=tmp_path).stdout)
     assert "judge" in json.dumps(schema)

@@ -58,7 +58,7 @@ def test_it_tells_what_is_here(tmp_path: Path, answers: dict[str, Any]) -> None:
     assert "flash-attn    not installed" in text
     assert "alias         smollm2-135m: SmolLM2-135M-Instruct" in text
     assert "demo.yaml: runs here with cpu, float32, sdpa" in text
-    assert "wrong.yaml: 1 faults" in text
+    assert "wrong.yaml: 1 fault; see" in text
 
 
 def test_a_gpu_changes_what_auto_means(tmp_path: Path, answers: dict[str, Any]) -> None:

@@ -66,7 +66,9 @@ def model_of(kind: str) -> Any:
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1:
-                parameter.mul_(3)  # fresh weights give nearly flat distributions, on which little would depend
+                parameter.mul_(
+                    3
+                )  # fresh weights give nearly flat distributions, on which little would depend
     # Several end tokens, so that answers end at different lengths and rows leave the batch.
     model.generation_config.eos_token_id = list(range(2, 62))
     model.generation_config.pad_token_id = 0
@@ -110,7 +112,9 @@ def test_greedy_is_model_generate_token_for_token(kind: str) -> None:
     assert tally.tokens == sum(len(answer.ids) for answer in got.values())
     assert tally.cut == sum(not answer.finished for answer in got.values())
     sampler = next(line for line in said if line.startswith("sampler: "))
-    assert sampler.startswith("sampler: model.generate" if kind in ("mamba", "t5") else "sampler: prefill once")
+    assert sampler.startswith(
+        "sampler: model.generate" if kind in ("mamba", "t5") else "sampler: prefill once"
+    )
     if kind == "llama":
         assert 0 < tally.cut < 6  # both ways to end occur, so compaction was exercised
 
@@ -127,7 +131,9 @@ def test_a_sample_does_not_depend_on_its_batch(kind: str) -> None:
     assert len(runs[0]) == 6 * 5
     assert len({tuple(ids) for ids in runs[0].values()}) > 25  # samples of one prompt differ
     alone, _ = answers_of(model, {"p2": PROMPTS["p2"]}, options, greedy=False)
-    assert {key: answer.ids for key, answer in alone.items()} == {k: v for k, v in runs[0].items() if k[0] == "p2"}
+    assert {key: answer.ids for key, answer in alone.items()} == {
+        k: v for k, v in runs[0].items() if k[0] == "p2"
+    }
     other, _ = answers_of(model, PROMPTS, options.model_copy(update={"seed": 7}), greedy=False)
     assert {key: answer.ids for key, answer in other.items()} != runs[0]
 
@@ -166,7 +172,9 @@ def test_plan_breaks_at_lengths_when_padding_is_forbidden() -> None:
 def test_drawn_tokens_follow_the_distribution_of_transformers(settings: Any, warpers: list[Any]) -> None:
     logits = torch.tensor([[2.0, 1.0, 0.5, 0.0, -0.5, -1.0, -2.0, 1.5]])
     model = model_of("llama")
-    rules = read_rules(model, Digits(), SamplingOptions(max_new_tokens=2, **settings), greedy=False, work=quiet())
+    rules = read_rules(
+        model, Digits(), SamplingOptions(max_new_tokens=2, **settings), greedy=False, work=quiet()
+    )
     draws = 4000
     rows = [new_row(rules, "p", index, [5], torch.device("cpu")) for index in range(draws)]
     tokens = choose(rules, rows, logits.expand(draws, -1))
@@ -182,7 +190,9 @@ def test_drawn_tokens_follow_the_distribution_of_transformers(settings: Any, war
 
 def test_logprob_is_the_model_s_own_and_ends_are_counted() -> None:
     model = model_of("llama")
-    options = SamplingOptions(max_new_tokens=6, num_return_sequences=4, temperature=0.7, top_k=5, batch_size=8)
+    options = SamplingOptions(
+        max_new_tokens=6, num_return_sequences=4, temperature=0.7, top_k=5, batch_size=8
+    )
     got, _ = answers_of(model, PROMPTS, options, greedy=False)
     for (key, _), answer in got.items():
         whole = torch.tensor([PROMPTS[key] + answer.ids])
@@ -221,6 +231,58 @@ def test_the_model_s_own_settings_are_applied_and_said(kind: str, own: dict[str,
     assert model.generation_config.to_diff_dict().items() >= own.items()  # nobody changed the model
 
 
+def test_active_adapters_answer() -> None:
+    from peft import LoraConfig, get_peft_model
+
+    plain, _ = answers_of(model_of("llama"), PROMPTS, GenerationOptions(max_new_tokens=8), greedy=True)
+    adapted: Any = get_peft_model(
+        model_of("llama"), LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM")
+    )
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.3)
+    adapted.eval()
+    got, _ = answers_of(adapted, PROMPTS, GenerationOptions(max_new_tokens=8), greedy=True)
+    for key, ids in PROMPTS.items():
+        alone = torch.tensor([ids])
+        mask = torch.ones_like(alone)
+        whole = adapted.generate(input_ids=alone, attention_mask=mask, max_new_tokens=8, do_sample=False)[
+            0
+        ].tolist()
+        assert got[key, 0].ids == whole[len(ids) :]
+    assert {k: a.ids for k, a in got.items()} != {k: a.ids for k, a in plain.items()}
+
+
+def test_stop_strings_of_the_model_end_an_answer() -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from trainers import aliases
+
+    folder = aliases.resolve("tiny")
+    model: Any = AutoModelForCausalLM.from_pretrained(folder).eval()
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    prompts = {
+        "p": list(tokenizer("The signal is")["input_ids"]),
+        "q": list(tokenizer("Yes, the lamp")["input_ids"]),
+    }
+    options = GenerationOptions(max_new_tokens=12)
+
+    def greedy() -> dict[str, Answer]:
+        got: list[Answer] = []
+        generate(model, tokenizer, prompts, options, greedy=True, on_done=got.extend, work=quiet())
+        return {answer.key: answer for answer in got}
+
+    whole = greedy()["p"]
+    stop = tokenizer.decode(whole.ids[4])
+    model.generation_config.stop_strings = [stop]
+    cut = greedy()["p"]
+    first = next(i for i in range(12) if stop in tokenizer.decode(whole.ids[: i + 1]))
+    assert cut.ids == whole.ids[: first + 1]
+    assert cut.finished
+    assert not whole.finished
+
+
 def test_settings_that_cannot_be_applied_or_are_overruled_are_said() -> None:
     model = model_of("llama")
     model.generation_config.update(temperature=0.6, top_p=0.9, guidance_scale=1.5, do_sample=True)
@@ -244,7 +306,7 @@ def test_output_that_is_not_a_number_names_the_prompt() -> None:
     model = model_of("llama")
     with torch.no_grad():
         model.lm_head.weight[7] = torch.nan
-    with pytest.raises(TrainingError, match="not a number .token 1 of the answer to prompt p2"):
+    with pytest.raises(TrainingError, match=r"not a number \(token 1 of the answer to prompt p2\)"):
         answers_of(model, PROMPTS, GenerationOptions(max_new_tokens=4, batch_size=2), greedy=True)
 
 

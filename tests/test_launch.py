@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
+import termios
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -172,6 +176,34 @@ def test_ctrl_c_ends_both_and_says_that_the_same_command_goes_on(
     again = heliograph("run", blocked.name, cwd=blocked.parent)
     assert again.returncode == 0, again.stderr
     assert "pick: goes on (interrupted)" in again.stdout
+
+
+def test_ctrl_c_at_a_terminal_reaches_the_whole_group_and_stops_once(blocked: Path) -> None:
+    run_dir = blocked.parent / "runs" / "demo"
+    master, slave = pty.openpty()
+    command = subprocess.Popen(
+        [sys.executable, "-m", "pipelines.cli", "run", blocked.name],
+        cwd=blocked.parent,
+        env=environment(),
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )
+    os.close(slave)
+    worker = at_work(run_dir)
+    os.write(master, b"\x03")
+    assert command.wait(timeout=30) == 130
+    shown = b""
+    with contextlib.suppress(OSError):  # The terminal is gone with its last process.
+        while block := os.read(master, 65536):
+            shown += block
+    os.close(master)
+    assert "answers: done, just now" in shown.decode()
+    assert "stopped in pick" in shown.decode()
+    assert "Traceback" not in shown.decode()
+    assert not Path(f"/proc/{worker}/exe").exists()
 
 
 def test_a_worker_that_crashes_in_native_code_is_a_crash(blocked: Path) -> None:

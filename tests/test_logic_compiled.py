@@ -332,7 +332,7 @@ def test_step0_reads_tensors_and_refuses_ragged_ones() -> None:
     batch = {"Winner": torch.tensor([-1.0, -2.0]), "Loser": torch.tensor([-2.0, -1.0])}
     expected = (math.log1p(math.exp(-1)) + math.log1p(math.exp(1))) / 2
     assert step0_value(cpo, "logistic", 1.0, batch) == pytest.approx(expected)
-    with pytest.raises(RecipeError, match="different numbers"):
+    with pytest.raises(RecipeError, match="a batch of 2 needs 2"):
         step0_value(cpo, "logistic", 1.0, {"Winner": [-1.0, -2.0], "Loser": [-1.0]})
 
 

@@ -160,6 +160,43 @@ def test_an_attempt_begun_with_other_values_is_refused_too(runner: Runner) -> No
     assert "pick: goes on (interrupted)" in runner.lines
 
 
+def test_an_attempt_that_made_nothing_is_begun_anew_and_told(runner: Runner) -> None:
+    rows = runner.run_dir / "answers" / "rows.jsonl"
+    right = rows.read_bytes()
+    rows.write_text("{\n")
+    with pytest.raises(RunError):
+        runner()
+    first = state.read(runner.run_dir / "pick" / state.STARTED, state.Started)
+    scratch = runner.run_dir / "pick" / "scratch"
+    scratch.mkdir()
+    (scratch / "train.arrow").write_text("tokenised with the old values")
+    rows.write_bytes(right)
+    assert runner("stages.pick.min_margin=0.5") == 0
+    assert (
+        "pick: begins anew, the last attempt made nothing to keep:\n  stages.pick.min_margin: 0.1 -> 0.5"
+        in runner.lines
+    )
+    assert first is not None
+    assert runner.done("pick").build != first.build
+    assert runner.done("pick").config["min_margin"] == 0.5
+    assert not scratch.exists()
+
+
+@pytest.mark.parametrize(
+    "made", ["rows.jsonl.part", "model/adapter.safetensors", "scratch/checkpoints/checkpoint-5/a"]
+)
+def test_an_attempt_that_made_something_is_not(runner: Runner, made: str) -> None:
+    folder = runner.run_dir / "pick"
+    (runner.run_dir / "answers" / "rows.jsonl").write_text("{\n")
+    with pytest.raises(RunError):
+        runner()
+    (folder / made).parent.mkdir(parents=True, exist_ok=True)
+    (folder / made).write_text("costly")
+    with pytest.raises(RunError, match=r"stages\.pick\.min_margin: 0\.1 -> 0\.5"):
+        runner("stages.pick.min_margin=0.5")
+    assert (folder / made).read_text() == "costly"
+
+
 def test_only_runs_one_stage_and_needs_its_inputs(tmp_path: Path) -> None:
     runner = Runner(tmp_path, TWO_PICKS)
     assert runner(only="again") == 0

@@ -116,7 +116,7 @@ class _Roomy(DynamicLayer):
         self._show()
 
 
-def _with_room(part: torch.Tensor, room: int, lines: torch.Tensor | None = None) -> torch.Tensor:
+def _with_room(part: Any, room: int, lines: torch.Tensor | None = None) -> torch.Tensor:
     rows, heads, length, size = part.shape
     made = part.new_empty((rows if lines is None else len(lines), heads, length + room, size))
     made[:, :, :length] = part if lines is None else part[lines]

@@ -14,11 +14,11 @@ ConfigName = Literal["SFTConfig", "DPOConfig"]
 CONFIGS: dict[str, ConfigName] = {"sft": "SFTConfig", "prefer": "DPOConfig"}
 """Which class the `training:` of a kind of stage goes to."""
 
-_FILES = {"SFTConfig": "trl/trainer/sft_config.py", "DPOConfig": "trl/trainer/dpo_config.py"}
+FILES = {"SFTConfig": "trl/trainer/sft_config.py", "DPOConfig": "trl/trainer/dpo_config.py"}
 # Names that `from transformers import …` finds lazily, where the source of the import does not tell the file.
 _LAZY = {("transformers", "TrainingArguments"): "transformers/training_args.py"}
 # TRL lists these in a sentence only, and finds a wrong one at the first training step.
-_IN_PROSE = {
+IN_PROSE = {
     ("DPOConfig", "f_divergence_type"): ("reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"),
 }
 
@@ -77,13 +77,13 @@ class TrlField:
 @cache
 def fields(config: ConfigName) -> Mapping[str, TrlField]:
     """Every setting of the class and its bases; empty where TRL is not installed or reads otherwise."""
-    root = _package(_FILES[config])
+    root = _package(FILES[config])
     if root is None:
         return {}
     found: dict[str, TrlField] = {}
     for source, name in reversed(_ancestry(root, config)):
         for field in source.fields(name):
-            prose = _IN_PROSE.get((config, field.name))
+            prose = IN_PROSE.get((config, field.name))
             found[field.name] = TrlField(field.name, field.types, prose or field.choices, field.default)
     return found
 

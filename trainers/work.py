@@ -41,6 +41,9 @@ class Work:
         return self.out / SCRATCH
 
     def choose(self, key: str, value: object, why: str) -> None:
-        """Record and print what an `auto` became."""
-        self.resolved[key] = {"value": value, "why": why}
+        """Record and print what an `auto` became; the same choice again, for another model, is not news."""
+        chosen = {"value": value, "why": why}
+        if self.resolved.get(key) == chosen:
+            return
+        self.resolved[key] = chosen
         self.say(f"{key}: {value} ({why})")

@@ -98,17 +98,18 @@ def step0_value(
             way_out="give those of the first batch",
         )
     columns = {name: _column(values) for name, values in logps.items()}
+    size = max((len(values) for values in columns.values()), default=0)
     if constant is not None:
-        gaps = [constants(constant, gap) for gap in _column(offset)]
-        columns |= {name: [made[name] for made in gaps] for name in gaps[0]}
+        gaps = _column(offset)
+        made = [constants(constant, gap) for gap in (gaps * size if len(gaps) == 1 else gaps)]
+        columns |= {name: [each[name] for each in made] for name in constants(constant, 0.0)}
     tied = {name: _tied(columns, name, constant) for name in structure.atoms}
-    size = max(len(values) for values in tied.values())
-    wrong = {name: len(values) for name, values in tied.items() if len(values) not in (1, size)}
+    wrong = {name: len(values) for name, values in tied.items() if len(values) != size}
     if wrong or not size:
-        raise RecipeError(f"{size} log-probs of one atom, but different numbers of others: {wrong}")
+        raise RecipeError(f"a batch of {size} needs {size} log-probs of each atom: found {wrong}")
     losses: list[float] = []
     for i in range(size):
-        point = {name: values[i if len(values) > 1 else 0] for name, values in tied.items()}
+        point = {name: values[i] for name, values in tied.items()}
         losses.append(links.value(link, algebras.rho(expand(structure), point, floor), beta))
     return scale * math.fsum(losses) / size
 
