@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data.ledger import Ledger
-from data.records import Placed, Row, Shape
+from data.records import Placed, Row, Shape, check_rows, with_shape
+from data.sources import Mixture, read
 
 GRAM = 5
 Codes = NDArray[np.uint64]
@@ -129,6 +131,24 @@ def count_overlap(
     ]
     ledger.note_overlap(name, len(asked), exact, len(matches) - exact, examples)
     return matches
+
+
+def compare_sources(
+    ledger: Ledger,
+    name: str,
+    training: Mixture,
+    evaluation: Mixture,
+    base: Path,
+    among: Collection[Shape] | None = None,
+) -> list[Match]:
+    """`count_overlap` for two sets of sources, read anew: prompts are compared as text, before any tokenising."""
+    passes: list[tuple[Iterable[Placed], Shape]] = []
+    for mixture in (training, evaluation):
+        spare = Ledger(name=name)
+        shape, rows = with_shape(read(mixture, base, spare), among)
+        passes.append((check_rows(rows, shape, spare), shape))
+    (train_rows, train_shape), (eval_rows, eval_shape) = passes
+    return count_overlap(ledger, name, train_rows, train_shape, eval_rows, eval_shape)
 
 
 class _Index:

@@ -52,7 +52,9 @@ def _target(tree: Tree, path: str) -> tuple[dict[str, Any], Trail, list[str]] | 
     steps = path.split(".")
     names = {e["name"]: (i, e) for i, e in tree.stages() if isinstance(e.get("name"), str)}
     if steps[0] == "defaults" and len(steps) > 1 and all(steps):
-        defaults = tree.value.setdefault("defaults", {})
+        if tree.value.get("defaults") is None:
+            tree.value["defaults"] = {}
+        defaults = cast("object", tree.value["defaults"])
         if isinstance(defaults, dict):
             return cast("dict[str, Any]", defaults), ("defaults",), steps[1:]
         return None  # told already: defaults is no mapping

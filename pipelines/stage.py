@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, cast
 
 from pydantic import Field
 
@@ -71,16 +71,18 @@ class Job(Work):
 
     def mixture(self, mixture: Mixture) -> Mixture:
         """The same sources, with the name of an earlier stage replaced by the file it wrote."""
-        return mixture.model_copy(
-            update={
-                "sources": tuple(
-                    s.model_copy(update={"path": str(self.inputs[s.path].path / ROWS), "format": "jsonl"})
-                    if s.path in self.inputs
-                    else s
-                    for s in mixture.sources
-                )
-            }
-        )
+        return with_stages(mixture, {name: built.path for name, built in self.inputs.items()})
+
+
+def with_stages(mixture: Mixture, folders: Mapping[str, Path]) -> Mixture:
+    """The same sources, with the names of stages replaced by the rows in their folders."""
+    sources = tuple(
+        s.model_copy(update={"path": str(folders[s.path] / ROWS), "format": "jsonl"})
+        if s.path in folders
+        else s
+        for s in mixture.sources
+    )
+    return mixture.model_copy(update={"sources": sources})
 
 
 class Stage(Closed):
@@ -100,6 +102,9 @@ class Stage(Closed):
     def files(self, base: Path, stages: set[str]) -> list[Path]:
         """Local files whose content the result depends on; `stages` are the names that are no files."""
         found: list[Path] = []
+        for _, value, mark in references(self):
+            if mark.makes == "model" and value not in stages and (base / value).is_dir():
+                found += sorted(p for p in (base / value).iterdir() if p.suffix in (".safetensors", ".json"))
         for mixture in self.mixtures().values():
             local = tuple(s for s in mixture.sources if s.path not in stages)
             if local:
@@ -137,7 +142,7 @@ def _strings(value: object, path: tuple[str | int, ...]) -> list[tuple[tuple[str
         items: Mapping[str, object] = value  # pyright: ignore[reportUnknownVariableType]
         return [item for k, v in items.items() for item in _strings(v, (*path, k))]
     if isinstance(value, (tuple, list)):
-        seq: tuple[object, ...] = tuple(value)  # pyright: ignore[reportUnknownArgumentType]
+        seq: tuple[object, ...] = tuple(cast("list[object]", value))
         return [item for i, v in enumerate(seq) for item in _strings(v, (*path, i))]
     return []
 

@@ -14,6 +14,7 @@ from data.critics import Rubric
 from data.errors import DataError, RecipeError
 from data.jsonl import read_jsonl, replacing, write_jsonl_atomic
 from data.ledger import Ledger
+from data.overlap import compare_sources
 from data.sources import Mixture, read
 from trainers.comparison import compare, lines
 from trainers.config import GenerationOptions
@@ -24,7 +25,7 @@ from trainers.prompts import context_of, read_prompts
 from trainers.work import Work
 
 COMPARISON = "comparison.json"
-RESERVED = ("differences", "lines", "samples")
+RESERVED = ("differences", "lines", "overlap", "samples")
 
 
 def evaluate(
@@ -36,6 +37,8 @@ def evaluate(
     samples: int,
     bootstrap: int,
     work: Work,
+    *,
+    trained_on: Mapping[str, Mixture] | None = None,
 ) -> dict[str, Any]:
     """Figures by label, their paired differences, and lines to print. A label whose answers are there is not redone."""
     files = _files(starts, work.out)
@@ -52,6 +55,7 @@ def evaluate(
             work.say(f"{label}: its {len(found)} answers are there already")
         answers[label] = found
     figures: dict[str, Any] = {label: _figures(found) for label, found in answers.items()}
+    figures["overlap"] = _overlap(trained_on or {}, prompts, base, work)
     scores = {label: [answer["score"] for answer in found] for label, found in answers.items()}
     figures["differences"] = compare(scores, resamples=bootstrap, seed=options.seed)
     figures["samples"] = [
@@ -77,6 +81,25 @@ def _held_out(prompts: Mixture, base: Path, critic: Rubric) -> list[dict[str, An
             raise DataError(fault.what, where=where, way_out=fault.way_out) from fault
         rows.append(row)
     return rows
+
+
+def _overlap(
+    trained_on: Mapping[str, Mixture], prompts: Mixture, base: Path, work: Work
+) -> dict[str, dict[str, int]]:
+    """How many held-out prompts stand in what each stage was trained on."""
+    found: dict[str, dict[str, int]] = {}
+    for name, training in trained_on.items():
+        ledger = Ledger(name=f"rows of {name}")
+        compare_sources(ledger, "evaluate", training, prompts, base)
+        shared = ledger.overlap["evaluate"]
+        found[name] = {"prompts": shared.prompts, "exact": shared.exact, "near": shared.near}
+        work.say(
+            f"{shared.exact} exact and {shared.near} near copies among {shared.prompts} held-out prompts "
+            f"stand in the rows of {name}"
+        )
+        for place in shared.examples:
+            work.say(f"  {place}")
+    return found
 
 
 def _answer(

@@ -7,13 +7,13 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data import overlap
 from data.arrow import write_arrow
 from data.chat import TokeniseOptions, tokenise
 from data.errors import DataError
 from data.jsonl import replacing
 from data.ledger import Ledger, LedgerLimits
-from data.records import Shape, check_rows, with_shape
+from data.overlap import compare_sources
+from data.records import Shape, with_shape
 from data.sources import Mixture, read
 from trainers import policy
 from trainers.config import PreferOptions, SftOptions
@@ -96,26 +96,13 @@ def _prepare(
             _tell(ledger, work)
             raise
     if held_out is not None:
-        _count_overlap(ledgers["train"], data, held_out, base, among)
+        compare_sources(ledgers["train"], "eval", data, held_out, base, among)
     for ledger in reversed(ledgers.values()):
         _tell(ledger, work)
         ledger.check(limits)
     with replacing(work.out / LEDGER) as file:
         content = {name: ledger.to_json() for name, ledger in ledgers.items()}
         file.write((json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
-
-
-def _count_overlap(
-    ledger: Ledger, data: Mixture, held_out: Mixture, base: Path, among: Collection[Shape]
-) -> None:
-    # A second reading, on ledgers of its own: prompts are compared as text, and the rows were streamed.
-    passes: list[Any] = []
-    for mixture in (data, held_out):
-        spare = Ledger(name="overlap")
-        shape, rows = with_shape(read(mixture, base, spare), among)
-        passes.append((check_rows(rows, shape, spare), shape))
-    (train_rows, train_shape), (eval_rows, eval_shape) = passes
-    overlap.count_overlap(ledger, "eval", train_rows, train_shape, eval_rows, eval_shape)
 
 
 def _tell(ledger: Ledger, work: Work) -> None:

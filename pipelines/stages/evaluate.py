@@ -8,7 +8,7 @@ from pydantic import Field
 
 from data.critics import Rubric
 from data.sources import Mixture
-from pipelines.stage import Job, Metrics, Stage, StageRef
+from pipelines.stage import ROWS, Job, Metrics, Stage, StageRef, with_stages
 from trainers.config import COSMETIC, GenerationOptions
 
 
@@ -31,5 +31,26 @@ class Evaluate(Stage, GenerationOptions):
         from trainers.evaluate import evaluate
 
         starts = {label: job.start(model) for label, model in self.models.items()}
-        rows = job.mixture(self.prompts)
-        return evaluate(self, starts, rows, self.critic, job.base, self.samples, self.bootstrap, job)
+        return evaluate(
+            self,
+            starts,
+            job.mixture(self.prompts),
+            self.critic,
+            job.base,
+            self.samples,
+            self.bootstrap,
+            job,
+            trained_on=trained_on(job),
+        )
+
+
+def trained_on(job: Job) -> dict[str, Mixture]:
+    """The rows each evaluated stage was trained on, so that held-out prompts among them can be counted."""
+    found: dict[str, Mixture] = {}
+    for name, built in job.inputs.items():
+        given = built.config.get("data") or built.config.get("pairs")
+        if given is not None:
+            mixture = Mixture.model_validate(given)
+            made = {s.path for s in mixture.sources if (built.path.parent / s.path / ROWS).is_file()}
+            found[name] = with_stages(mixture, {stage: built.path.parent / stage for stage in made})
+    return found
