@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from data.errors import UserError
+from pipelines.loss_cli import loss_app
 from pipelines.stage import Waiting
 
 app = typer.Typer(
@@ -130,7 +131,7 @@ def _print(found: Any, as_json: bool) -> None:
         print(line)
 
 
-# `heliograph loss` is mounted here: app.add_typer(loss_app, name="loss"), from pipelines.loss_cli.
+app.add_typer(loss_app, name="loss")
 
 
 def main() -> None:

@@ -187,6 +187,8 @@ def _refusal(root: tuple[Shape, ...], values: dict[str, Any], place: Trail) -> s
         return ""
     choices = [c for s in allowed if get_origin(s.type) is Literal for c in get_args(s.type)]
     hint = did_you_mean(value, map(str, choices)) if isinstance(value, str) else ""
+    if str(value).casefold() == "dpo" and "sigmoid" in choices:
+        hint = ": TRL calls DPO's loss sigmoid"  # `ipo` is nearer in letters
     takes_number = any(shape.type in (int, float, bool) for shape in allowed)
     if isinstance(value, str) and takes_number and not hint:
         plain = {"yes": "true", "on": "true", "no": "false", "off": "false"}.get(value.lower())
