@@ -71,7 +71,11 @@ def test_in_a_training_step(recipe: Path, undisturbed: Path, tmp_path: Path):
     """The command itself is killed; its worker must not live on."""
     metrics = tmp_path / "killed" / "dpo" / "metrics.jsonl"
     running = subprocess.Popen(
-        command(recipe, tmp_path), cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command(recipe, tmp_path),
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     deadline = time.monotonic() + 240
     while time.monotonic() < deadline and running.poll() is None:
@@ -92,7 +96,9 @@ def test_in_a_training_step(recipe: Path, undisturbed: Path, tmp_path: Path):
 @pytest.mark.parametrize("stage", ["sft", "dpo"])
 def test_in_a_checkpoint_write(stage: str, recipe: Path, undisturbed: Path, tmp_path: Path):
     """Weights and optimiser of step 4 are on disk, the trainer's state and the seal are not."""
-    killed = run(recipe, tmp_path, KILL_AT=rf"/{stage}/.*checkpoint-4/trainer_state\.json", PYTHONPATH=str(HOOK))
+    killed = run(
+        recipe, tmp_path, KILL_AT=rf"/{stage}/.*checkpoint-4/trainer_state\.json", PYTHONPATH=str(HOOK)
+    )
     assert killed.returncode != 0
     checkpoints = tmp_path / "killed" / stage / "scratch" / "checkpoints"
     assert (checkpoints / "checkpoint-4").is_dir()

@@ -52,7 +52,9 @@ def test_kernels_that_load_here_agree(kernel: str, tmp_path: Path):
     found = load_policy("tiny", options, quiet(tmp_path)).model
     assert found.config._attn_implementation == kernel
     ids = torch.arange(24)[None]
-    expected = load_policy("tiny", ModelOptions(model="tiny", attn_implementation="eager"), quiet(tmp_path)).model
+    expected = load_policy(
+        "tiny", ModelOptions(model="tiny", attn_implementation="eager"), quiet(tmp_path)
+    ).model
     with torch.no_grad():
         torch.testing.assert_close(found(ids).logits, expected(ids).logits, atol=1e-4, rtol=1e-4)
 
@@ -88,8 +90,8 @@ def test_quantised_weights_are_what_bitsandbytes_makes_of_them(bits: int, tmp_pa
     ],
 )
 def test_quantisation_that_cannot_be_trained(options: dict[str, bool], said: str, tmp_path: Path):
+    asked = ModelOptions.model_validate({"model": "tiny", **options})
     with pytest.raises(ModelError, match=said):
-        asked = ModelOptions.model_validate({"model": "tiny", **options})
         load_policy("tiny", asked, quiet(tmp_path), train=AdapterOptions())
 
 
@@ -108,7 +110,9 @@ def test_a_model_that_is_not_there_names_itself_and_the_way_out(tmp_path: Path):
 
 def test_a_run_can_be_moved(tmp_path: Path):
     run_sft(tmp_path / "here" / "sft", max_steps=1)
-    run_prefer(tmp_path / "here" / "dpo", str(tmp_path / "here" / "sft" / "model"), max_steps=1, use_peft=True)
+    run_prefer(
+        tmp_path / "here" / "dpo", str(tmp_path / "here" / "sft" / "model"), max_steps=1, use_peft=True
+    )
     before = load_policy(str(tmp_path / "here" / "dpo" / "model"), None, quiet(tmp_path)).model
     ids = torch.arange(24)[None]
     with torch.no_grad():

@@ -71,7 +71,9 @@ def test_training_moves_the_held_out_score_and_merging_does_not(run: tuple[Path,
 
 
 def test_the_margin_grows_from_the_reference(run: tuple[Path, str, float]):
-    lines = [json.loads(line) for line in (run[0] / "tiny" / "dpo" / "metrics.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line) for line in (run[0] / "tiny" / "dpo" / "metrics.jsonl").read_text().splitlines()
+    ]
     margins = [line["rewards/margins"] for line in lines if "rewards/margins" in line]
     assert margins[-1] > 0.1
 

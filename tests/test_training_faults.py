@@ -34,9 +34,9 @@ def test_rows_that_all_fall_away_are_counted(tmp_path: Path):
 
 
 def test_the_ledger_of_a_stage_adds_up(tmp_path: Path):
-    from data.ledger import Ledger
-
     import json
+
+    from data.ledger import Ledger
 
     rows = pair_rows(10)
     rows[3] = {**rows[3], "rejected": rows[3]["chosen"]}
