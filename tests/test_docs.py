@@ -79,7 +79,7 @@ def test_recipes_on_a_page_validate(page: Path, tmp_path: Path):
 @pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").rglob("*.yaml")), ids=lambda p: p.name)
 def test_every_recipe_validates_and_says_what_it_is(recipe: Path):
     checked = check(recipe)
-    assert checked.faults == []
+    assert list(checked.faults) == []
     assert list(checked.notices) == []
     text = recipe.read_text()
     assert text.startswith("# ")

@@ -84,6 +84,18 @@ def test_the_fused_head_returns_float32_log_probabilities():
         assert found[0, 9:].double() == pytest.approx(by_hand, abs=5e-6 if dtype == torch.float32 else 2e-2)
 
 
+def test_the_fused_head_asks_this_function_whether_to_skip_the_prompt():
+    from trl.trainer import utils
+
+    from trainers.completions import completions_only
+
+    assert "compact = _use_triton(hidden_states.device)" in inspect.getsource(utils.add_fused_lm_head)
+    before = utils._use_triton
+    with completions_only():
+        assert utils._use_triton(torch.device("cpu"))
+    assert utils._use_triton is before
+
+
 def test_peft_runs_several_adapters_at_once_and_trains_one():
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM

@@ -8,6 +8,7 @@ from trl import DPOConfig, DPOTrainer
 
 from trainers import checkpoints
 from trainers.arguments import training_arguments
+from trainers.completions import CompletionsOnly
 from trainers.config import PreferOptions
 from trainers.loop import run_training
 from trainers.models import TRAINED, Loaded, activate, below_names, load_policy
@@ -19,7 +20,7 @@ from trainers.work import Work
 KEYS = ("loss", "rewards/accuracies", "rewards/margins", "rewards/chosen", "rewards/rejected")
 
 
-class PreferenceTrainer(FiniteLoss, checkpoints.SealedCheckpoints, DPOTrainer):
+class PreferenceTrainer(FiniteLoss, CompletionsOnly, checkpoints.SealedCheckpoints, DPOTrainer):
     """TRL's DPOTrainer whose reference is, by construction, the policy that training starts from.
 
     The reference log-probabilities are taken from the model before its first step and before any checkpoint is

@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from data.errors import ModelError
+from trainers.completions import completions_only
 from trainers.work import Work
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def _log_probs(trainer: Any, batch: dict[str, torch.Tensor]) -> tuple[torch.Tens
     labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, -100)
     training = trainer.model.training
     trainer.model.eval()
-    with torch.no_grad(), trainer.accelerator.autocast():
+    with torch.no_grad(), completions_only(), trainer.accelerator.autocast():
         outputs = trainer.model(
             input_ids=batch["input_ids"],
             attention_mask=batch["attention_mask"],

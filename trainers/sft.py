@@ -8,6 +8,7 @@ from trl import SFTConfig, SFTTrainer
 
 from trainers import checkpoints
 from trainers.arguments import training_arguments
+from trainers.completions import CompletionsOnly
 from trainers.config import SftOptions
 from trainers.loop import run_training
 from trainers.models import load_policy
@@ -16,7 +17,7 @@ from trainers.watching import FiniteLoss, Teller
 from trainers.work import Work
 
 
-class HeliographSFTTrainer(FiniteLoss, checkpoints.SealedCheckpoints, SFTTrainer):
+class HeliographSFTTrainer(FiniteLoss, CompletionsOnly, checkpoints.SealedCheckpoints, SFTTrainer):
     """TRL's SFTTrainer, with sealed checkpoints and finite losses."""
 
 
