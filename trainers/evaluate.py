@@ -25,7 +25,7 @@ from trainers.prompts import context_of, read_prompts
 from trainers.work import Work
 
 COMPARISON = "comparison.json"
-RESERVED = ("differences", "lines", "overlap", "samples")
+RESERVED = ("differences", "lines", "overlap", "samples", "score")
 
 
 def evaluate(
@@ -57,6 +57,8 @@ def evaluate(
     figures: dict[str, Any] = {label: _figures(found) for label, found in answers.items()}
     figures["overlap"] = _overlap(trained_on or {}, prompts, base, work)
     scores = {label: [answer["score"] for answer in found] for label, found in answers.items()}
+    # Figures that are plain values stand in the run's closing table.
+    figures["score"] = " -> ".join(f"{label} {figures[label]['score']:.3f}" for label in answers)
     figures["differences"] = compare(scores, resamples=bootstrap, seed=options.seed)
     figures["samples"] = [
         {
