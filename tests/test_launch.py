@@ -119,7 +119,7 @@ def test_killing_the_command_ends_the_worker_and_frees_the_run(blocked: Path) ->
     worker = at_work(run_dir)
     assert lock.holder(run_dir) is not None
     command.kill()
-    command.wait()
+    command.communicate()
     until(lambda: not Path(f"/proc/{worker}/exe").exists() and lock.holder(run_dir) is None, 10)
     shown = json.loads(heliograph("status", "demo", "--json", cwd=blocked.parent).stdout)
     assert [stage["state"] for stage in shown["stages"]] == ["done", "pending"]

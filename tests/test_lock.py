@@ -56,7 +56,7 @@ def test_the_second_command_is_told_who_holds_the_first(tmp_path: Path) -> None:
     assert f"since {since}: heliograph run other.yaml" in caught.value.what
     assert "--name NEW" in (caught.value.way_out or "")
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.communicate()
     lock.acquire(tmp_path, "heliograph run demo.yaml").release()
 
 
@@ -70,7 +70,7 @@ def test_a_worker_that_outlives_its_command_keeps_the_lock(tmp_path: Path) -> No
             lock.acquire(tmp_path, "heliograph run demo.yaml")
     finally:
         worker.kill()
-        worker.wait()
+        worker.communicate()
     assert lock.holder(tmp_path) is None
 
 
@@ -87,7 +87,7 @@ def test_looking_does_not_get_in_the_way(tmp_path: Path) -> None:
     assert child.stdout is not None
     assert child.stdout.readline() == "held\n"
     child.kill()
-    child.wait()
+    child.communicate()
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"pid": 1}'])
