@@ -26,7 +26,8 @@ EXIT_CRASH, EXIT_USER, EXIT_WAITING = 1, 2, 75
 
 
 def main(arguments: list[str]) -> int:
-    run_dir, names = Path(arguments[0]), arguments[1:]
+    # Absolute: what a stage wrote is read as a source by the next, and relative sources start at the recipe.
+    run_dir, names = Path(arguments[0]).absolute(), arguments[1:]
     # Ctrl-C reaches the whole terminal group; the command decides, and ends this process with SIGTERM.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _watch_lifeline(os.environ.pop("HELIOGRAPH_LIFELINE", ""))

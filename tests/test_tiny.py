@@ -15,25 +15,27 @@ from pipelines.recipe import load
 from pipelines.stages import KINDS
 
 ROOT = Path(__file__).parent.parent
+RECIPE = str(ROOT / "recipes" / "tiny.yaml")
 
 
-def heliograph(*arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+def heliograph(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """In a folder of its own: the recipe is elsewhere, and the runs are in ./runs as for everyone."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "pipelines.cli", *arguments]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400)
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=400)
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, float]:
-    runs = tmp_path_factory.mktemp("runs")
+    here = tmp_path_factory.mktemp("here")
     started = time.monotonic()
-    done = heliograph("run", "recipes/tiny.yaml", "--runs-dir", str(runs))
+    done = heliograph("run", RECIPE, cwd=here)
     assert done.returncode == 0, done.stdout + done.stderr
-    return runs, done.stdout, time.monotonic() - started
+    return here / "runs", done.stdout, time.monotonic() - started
 
 
 def test_it_shows_every_kind_of_stage():
-    assert {stage.kind for stage in load(ROOT / "recipes" / "tiny.yaml").stages} == set(KINDS)
+    assert {stage.kind for stage in load(Path(RECIPE)).stages} == set(KINDS)
 
 
 def test_it_ends_within_two_minutes(run: tuple[Path, str, float]):
@@ -41,7 +43,7 @@ def test_it_ends_within_two_minutes(run: tuple[Path, str, float]):
 
 
 def test_status_says_that_all_is_done(run: tuple[Path, str, float]):
-    said = heliograph("status", "tiny", "--runs-dir", str(run[0]), "--json")
+    said = heliograph("status", "tiny", "--json", cwd=run[0].parent)
     status = json.loads(said.stdout)
     assert status["run"] == "tiny"
     assert [(s["name"], s["kind"], s["state"]) for s in status["stages"]] == [
@@ -81,14 +83,14 @@ def test_the_margin_grows_from_the_reference(run: tuple[Path, str, float]):
 def test_a_second_run_redoes_nothing_and_takes_seconds(run: tuple[Path, str, float]):
     files = {p: p.stat().st_mtime_ns for p in run[0].rglob("done.json")}
     started = time.monotonic()
-    again = heliograph("run", "recipes/tiny.yaml", "--runs-dir", str(run[0]))
+    again = heliograph("run", RECIPE, cwd=run[0].parent)
     assert again.returncode == 0
     assert time.monotonic() - started < 10
     assert {p: p.stat().st_mtime_ns for p in run[0].rglob("done.json")} == files
 
 
 def test_a_changed_value_is_told_and_nothing_is_rebuilt(run: tuple[Path, str, float]):
-    changed = heliograph("run", "recipes/tiny.yaml", "stages.dpo.beta=0.2", "--runs-dir", str(run[0]))
+    changed = heliograph("run", RECIPE, "stages.dpo.beta=0.2", cwd=run[0].parent)
     assert changed.returncode == 2
     assert "stages.dpo.beta: 0.1 -> 0.2" in changed.stderr
     assert "--from dpo" in changed.stderr
