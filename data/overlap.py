@@ -140,13 +140,14 @@ def compare_sources(
     evaluation: Mixture,
     base: Path,
     among: Collection[Shape] | None = None,
+    evaluation_among: Collection[Shape] | None = None,
 ) -> list[Match]:
     """`count_overlap` for two sets of sources, read anew: prompts are compared as text, before any tokenising."""
     passes: list[tuple[Iterable[Placed], Shape]] = []
-    for mixture in (training, evaluation):
+    for mixture, shapes in ((training, among), (evaluation, evaluation_among)):
         spare = Ledger(name=name)
-        shape, rows = with_shape(read(mixture, base, spare), among)
-        passes.append((check_rows(rows, shape, spare), shape))
+        shape, rows = with_shape(read(mixture, base, spare), shapes)
+        passes.append((check_rows(rows, shape, spare, "drop"), shape))
     (train_rows, train_shape), (eval_rows, eval_shape) = passes
     return count_overlap(ledger, name, train_rows, train_shape, eval_rows, eval_shape)
 

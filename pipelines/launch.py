@@ -140,7 +140,11 @@ def _died(run_dir: Path, stage: Stage | None, code: int, kills: int | None) -> E
     if code == -signal.SIGKILL:
         exit_code = EXIT_USER
         seen = kills is not None and (machine.oom_kills() or 0) > kills
-        who = "by the kernel, which was out of memory" if seen else "most likely by the kernel, out of memory"
+        who = (
+            "by the kernel, which was out of memory"
+            if seen
+            else "by the kernel for want of memory, or by hand"
+        )
         used = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e9
         total = machine.memory_limit() / 1e9
         what = f"the worker was killed {who} (signal 9; it used {used:.1f} of {total:.1f} GB)"

@@ -47,7 +47,8 @@ def _outside(base: Path, model: str | None) -> Known:
     if not model:
         return Known()
     try:
-        found = policy.read(str(base / model)) if (base / model / policy.FILE).is_file() else None
+        folder = (base / Path(model).expanduser()).absolute()
+        found = policy.read(str(folder)) if (folder / policy.FILE).is_file() else None
     except (ModelError, OSError, ValueError):  # The stage will say it, when it loads the folder.
         return Known()
     if found is None:

@@ -175,6 +175,8 @@ REFUSED: dict[str, str] = {
     "max_completion_length": "TRL's DPO has no such limit any more: `max_length` bounds prompt and completion together",
     "max_target_length": "TRL's DPO has no such limit any more: `max_length` bounds prompt and completion together",
     "save_strategy": "checkpoints are what a killed run goes on from: `save_steps` on the stage says how often",
+    "load_best_model_at_end": "the last policy is the stage's: to stop earlier, write fewer steps",
+    "packing_strategy": "`packing: true` packs whole rows (bfd); the other strategies cut rows without counting them",
     "save_only_model": f"without the optimiser {_RESUME}: leave it out",
     "save_safetensors": "weights are always safetensors: leave it out",
     "ignore_data_skip": f"{_RESUME}: leave it out",

@@ -19,10 +19,11 @@ from pipelines import lock, progress, state
 from pipelines.launch import Ended, launch
 from pipelines.plan import Planned, dependents, plan, ready
 from pipelines.recipe import Recipe, load, to_json
-from pipelines.stage import STAGE_NAME_PATTERN, Waiting
+from pipelines.stage import Waiting
 from pipelines.summary import ago, summary
 from trainers.work import SCRATCH
 
+RUN_NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 Show = Callable[[str], None]
 
 
@@ -41,7 +42,7 @@ class Request:
 
 def run_folder(recipe: Recipe, name: str | None, runs_dir: Path) -> Path:
     chosen = name if name is not None else recipe.name
-    if not re.match(STAGE_NAME_PATTERN, chosen):
+    if not re.fullmatch(RUN_NAME_PATTERN, chosen):
         raise RunError(
             f"`{chosen}` cannot be the name of a run",
             where="--name",

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from data.sources import Mixture, Source
 from data.sources import files as source_files
+from trainers.aliases import is_alias
 from trainers.config import Closed
 from trainers.work import Work
 
@@ -19,7 +20,9 @@ ROWS = "rows.jsonl"
 """Where every stage that makes rows puts them."""
 MODEL = "model"
 """Where every stage that makes a model puts it."""
-STAGE_NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+MODEL_FILES = (".safetensors", ".bin", ".json", ".jinja", ".model")
+STAGE_NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
+"""Without dots: a run's own files, such as recipe.json, lie beside the stages' folders."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,9 @@ class Job(Work):
         """The folder an earlier stage left its model in, or the alias, folder or hub id as the recipe has it."""
         if model in self.inputs:
             return str(self.inputs[model].path / MODEL)
-        local = self.base / model
+        if is_alias(model):
+            return model
+        local = (self.base / Path(model).expanduser()).absolute()
         return str(local) if local.is_dir() else model
 
     def mixture(self, mixture: Mixture) -> Mixture:
@@ -103,8 +108,9 @@ class Stage(Closed):
         """Local files whose content the result depends on; `stages` are the names that are no files."""
         found: list[Path] = []
         for _, value, mark in references(self):
-            if mark.makes == "model" and value not in stages and (base / value).is_dir():
-                found += sorted(p for p in (base / value).iterdir() if p.suffix in (".safetensors", ".json"))
+            if mark.makes == "model" and value not in stages and not is_alias(value):
+                folder = base / Path(value).expanduser()
+                found += sorted(p for p in folder.rglob("*") if p.suffix in MODEL_FILES and p.is_file())
         for mixture in self.mixtures().values():
             local = tuple(s for s in mixture.sources if s.path not in stages)
             if local:

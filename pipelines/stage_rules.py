@@ -12,7 +12,7 @@ from pipelines.stages.judge import Judge
 from pipelines.stages.prefer import Prefer
 from pipelines.stages.sample import Sample
 from pipelines.stages.sft import Sft
-from trainers.config import ModelOptions, TrainingOptions
+from trainers.config import SMOOTHED, ModelOptions, TrainingOptions
 
 Finding = tuple[tuple[str, ...], str, tuple[str, ...]]
 """The keys that do not go together, what is wrong, and the path it is told at."""
@@ -78,6 +78,14 @@ def _losses(stage: Prefer) -> Iterator[Finding]:
         count, weights = len(losses), len(stage.loss_weights)
         message = f"found {weights} weights for {count} loss{'es' if count != 1 else ''}: write one for each"
         yield ("loss_type", "loss_weights"), message, ("loss_weights",)
+    if stage.label_smoothing and not SMOOTHED & set(losses):
+        meant = (
+            ": write `loss_type: cdpo`"
+            if losses == ["sigmoid"]
+            else f"; {', '.join(sorted(SMOOTHED))} read it"
+        )
+        message = f"{', '.join(losses)} ignores label_smoothing{meant}"
+        yield ("loss_type", "label_smoothing"), message, ("label_smoothing",)
     if "exo_pair" in losses and stage.label_smoothing == 0:
         message = "exo_pair takes the logarithm of it: write a number above 0, such as 1e-3"
         yield ("loss_type", "label_smoothing"), message, ("label_smoothing",)

@@ -22,7 +22,8 @@ RECIPE = """
 recipe: killed
 defaults: {seed: 3, max_length: 64, per_device_train_batch_size: 4, save_steps: 2, logging_steps: 1}
 stages:
-  - {name: sft, kind: sft, model: tiny, data: sft.jsonl, learning_rate: 1e-3, max_steps: 5}
+  - {name: sft, kind: sft, model: tiny, data: sft.jsonl, learning_rate: 1e-3, max_steps: 5,
+     use_peft: true, lora_r: 4, lora_dropout: 0.2}
   - {name: dpo, kind: prefer, model: sft, pairs: pairs.jsonl, learning_rate: 1e-3, max_steps: 5,
      use_peft: true, lora_r: 4, lora_dropout: 0.1}
 """

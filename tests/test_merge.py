@@ -55,6 +55,20 @@ def test_qlora_merges_on_the_dequantised_weights_not_on_the_original(tmp_path: P
         assert (found - weight).abs().max() > 1e-3
 
 
+def test_8_bit_policies_merge_on_the_dequantised_weights(tmp_path: Path):
+    """The int8 layers also round what goes into them; that gap is told, and is not the merge's."""
+    run_sft(tmp_path / "sft", learning_rate=1e-2, use_peft=True, lora_r=4, load_in_8bit=True)
+    figures = merge(str(tmp_path / "sft" / "model"), None, work(tmp_path / "merged"))
+    assert figures["logit_gap_relative"] < 1e-5
+    assert 1e-4 < figures["quantised_logit_gap"] < 0.3
+
+
+def test_bfloat16_policies_merge_by_default(tmp_path: Path):
+    run_sft(tmp_path / "sft", learning_rate=1e-2, use_peft=True, lora_r=4, dtype="bfloat16")
+    figures = merge(str(tmp_path / "sft" / "model"), None, work(tmp_path / "merged"))
+    assert 1e-4 < figures["logit_gap_relative"] < 3e-2
+
+
 def test_a_plain_model_has_nothing_to_merge(tmp_path: Path):
     run_sft(tmp_path / "sft", max_steps=1)
     with pytest.raises(ModelError, match="no adapter to merge"):

@@ -148,7 +148,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(
     assert "goes on: 3 of 5 prompts have their candidates" in said
     assert figures["candidates"] == 15
     names = {path.name for path in (tmp_path / "cut").iterdir()}
-    assert names == {"prompts.jsonl", "rows.jsonl", "sampling.json"}
+    assert names == {"ledger.json", "prompts.jsonl", "rows.jsonl", "sampling.json"}
     assert (tmp_path / "cut" / "rows.jsonl").read_bytes() == (tmp_path / "whole" / "rows.jsonl").read_bytes()
 
 

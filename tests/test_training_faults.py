@@ -87,3 +87,83 @@ def test_held_out_rows_are_measured(tmp_path: Path):
 
     overlap = json.loads((tmp_path / "sft" / "ledger.json").read_text())["train"]["overlap"]["eval"]
     assert (overlap["prompts"], overlap["exact"]) == (8, 2)  # rows 6 and 7 stand in both
+
+
+def test_packing_cuts_long_rows_in_the_ledger(tmp_path: Path):
+    import json
+
+    long = [{"role": "assistant", "content": "9 " * 90}]
+    rows = [*sft_rows(6), {"prompt": [{"role": "user", "content": "count"}], "completion": long}]
+    figures = run_sft(tmp_path / "sft", rows=rows, packing=True, max_length=128, max_steps=1)
+    ledger = json.loads((tmp_path / "sft" / "ledger.json").read_text())["train"]
+    assert (ledger["kept"], ledger["cut"]["rows"], ledger["longest"]) == (7, 1, 128)
+    assert figures["rows"] == 4  # the cut one alone, the others two in a row
+
+
+def test_rows_with_labels_are_not_learned_blindly(tmp_path: Path):
+    rows = [{"prompt": "a", "completion": "b", "label": False}]
+    with pytest.raises(DataError, match="sft would learn them all"):
+        run_sft(tmp_path / "sft", rows=rows)
+
+
+def test_rows_beyond_the_models_positions_are_refused(tmp_path: Path):
+    rows = [{"text": "seven " * 900}]
+    with pytest.raises(DataError, match="the model was made for 512"):
+        run_sft(tmp_path / "sft", rows=rows, max_length=None)
+
+
+def test_lora_dropout_works_in_preference_training(tmp_path: Path):
+    from tests.training import weights
+
+    for name, dropout in (("without", 0.0), ("with", 0.5)):
+        run_prefer(tmp_path / name, "tiny", use_peft=True, lora_r=4, lora_dropout=dropout, max_steps=2)
+    found = [weights(tmp_path / name / "model") for name in ("without", "with")]
+    assert any(not torch.equal(found[0][key], found[1][key]) for key in found[0])
+
+
+def test_a_tracker_that_does_not_exist_is_the_recipes_fault(tmp_path: Path):
+    with pytest.raises(RecipeError, match="foo"):
+        run_sft(tmp_path / "sft", report_to=("foo",))
+
+
+def test_the_first_loss_is_checked_against_what_it_must_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A reference that is not the policy: caught before the first step changes anything."""
+    from trainers import reference
+
+    measured = reference._log_probs
+
+    def moved(trainer, batch):
+        chosen, rejected = measured(trainer, batch)
+        return chosen + 2.0, rejected
+
+    monkeypatch.setattr(reference, "_log_probs", moved)
+    with pytest.raises(TrainingError, match=r"of a policy that is its own reference it is 0\.693"):
+        run_prefer(tmp_path / "dpo", "tiny", max_steps=1)
+
+
+def test_train_loss_covers_the_steps_before_a_resume():
+    from trainers.loop import mean_loss
+
+    history = [{"step": 2, "loss": 4.0}, {"step": 3, "loss": 1.0}, {"step": 3, "eval_loss": 9.0}]
+    assert mean_loss(history, 0.0) == (2 * 4.0 + 1 * 1.0) / 3
+    assert mean_loss([], 0.5) == 0.5
+
+
+@pytest.mark.parametrize("loss", ["cpo", "simpo", "orpo", "cdpo"])
+def test_losses_that_trl_has_elsewhere_train(loss: str, tmp_path: Path):
+    options = {"label_smoothing": 0.1} if loss == "cdpo" else {}
+    figures = run_prefer(
+        tmp_path / loss, "tiny", loss_type=loss, use_peft=True, learning_rate=3e-3, **options
+    )
+    assert figures["rewards/margins"] > 0
+    assert ("reference_gap" in figures) == (loss == "cdpo")  # the others have no reference to measure
+
+
+def test_the_names_of_losses_are_those_there_are():
+    from typing import get_args
+
+    from trainers.config import SMOOTHED, LossType
+    from trainers.losses import PAIRED
+
+    assert set(get_args(LossType)) == set(PAIRED)
+    assert {name for name, loss in PAIRED.items() if loss.smooths} == SMOOTHED

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,12 +14,16 @@ from trainers.config import TrainingOptions
 from trainers.work import Work
 
 Config = TypeVar("Config")
+Made = TypeVar("Made")
 
 
 def training_arguments(
     kind: type[Config], options: TrainingOptions, out: Path, work: Work, **own: Any
 ) -> Config:
     """Build TRL's config: what every loop of ours shares, what this loop sets, then the recipe's `training`."""
+    if "tensorboard" in options.report_to:
+        # Its default lies below output_dir, which goes when the stage is done.
+        os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(work.out / "tensorboard"))
     cuda = torch.cuda.is_available()
     bf16 = options.bf16
     if bf16 is None:
@@ -60,3 +66,12 @@ def training_arguments(
         return kind(**settings)
     except (TypeError, ValueError) as broken:
         raise RecipeError(str(broken), where="training", way_out=f"See {kind.__name__} of TRL.") from broken
+
+
+def build(trainer: Callable[..., Made], **parts: Any) -> Made:
+    """Make a trainer; what transformers and TRL find wrong with the settings then is the recipe's to mend."""
+    try:
+        return trainer(**parts)
+    except (ValueError, ImportError, NotImplementedError) as broken:
+        text = " ".join(str(broken).split())
+        raise RecipeError(text, where="training", way_out="Change that setting of the stage.") from broken

@@ -32,7 +32,7 @@ def fault(folder: Path) -> str | None:
         files: dict[str, list[int]] = json.loads((folder / SEAL).read_text(encoding="utf-8"))["files"]
     except FileNotFoundError:
         return "it was not finished"
-    except (json.JSONDecodeError, KeyError, UnicodeDecodeError):
+    except (ValueError, KeyError, TypeError):
         return f"{SEAL} is damaged"
     for name, expected in files.items():
         path = folder / name

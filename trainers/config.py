@@ -125,20 +125,27 @@ class SftOptions(ModelOptions, AdapterOptions, TrainingOptions):
 LossType = Literal[
     "sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot",
     "aot_unpaired", "apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm",
+    "cdpo", "cpo", "cpo_hinge", "cpo_ipo", "simpo", "orpo",
 ]  # fmt: skip
+SMOOTHED = frozenset({"exo_pair", "robust", "aot", "aot_unpaired", "cdpo", "cpo", "simpo"})
+"""The losses that read `label_smoothing`; TRL ignores it in all others without a word."""
 
 
 class PreferOptions(ModelOptions, AdapterOptions, TrainingOptions):
     """What preference training adds."""
 
     loss_type: LossType | Annotated[tuple[LossType, ...], Field(min_length=1)] = "sigmoid"
-    """TRL's name of the loss; `sigmoid` is DPO. Several are added up."""
+    """TRL's name of the loss; `sigmoid` is DPO, `cdpo` is DPO with label smoothing. Several are added up."""
     loss_weights: tuple[float, ...] | None = None
     """One weight for each loss."""
     beta: Annotated[float, Field(gt=0)] = 0.1
-    """How strongly the policy is held to its reference."""
+    """How strongly the policy is held to its reference. SimPO's paper takes 2 and more."""
+    sft_weight: Annotated[float, Field(ge=0)] | None = None
+    """Weight of the chosen answer's mean token loss. Left out: 1 for the cpo losses and orpo, as in TRL, else 0."""
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
-    """The share of pairs assumed to be the wrong way round."""
+    """The share of pairs assumed to be the wrong way round, for cdpo, cpo, simpo, robust, exo_pair and aot."""
+    simpo_gamma: Annotated[float, Field(ge=0)] = 0.5
+    """SimPO's margin."""
     ld_alpha: Annotated[float, Field(ge=0, le=1)] | None = None
     """Weight of the tokens beyond the shorter completion's length."""
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-6

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, cast
 
 from data.critics import Rubric
 from data.errors import DataError, RecipeError
@@ -16,8 +16,9 @@ from data.jsonl import read_jsonl, replacing, write_jsonl_atomic
 from data.ledger import Ledger
 from data.overlap import compare_sources
 from data.sources import Mixture, read
+from trainers import policy
 from trainers.comparison import compare, lines
-from trainers.config import GenerationOptions
+from trainers.config import Dtype, GenerationOptions, ModelOptions
 from trainers.fingerprint import fingerprint, only, start_identity
 from trainers.generate import Answer, generate
 from trainers.models import load_policy
@@ -38,18 +39,20 @@ def evaluate(
     bootstrap: int,
     work: Work,
     *,
+    dtype: Dtype = "auto",
     trained_on: Mapping[str, Mixture] | None = None,
 ) -> dict[str, Any]:
     """Figures by label, their paired differences, and lines to print. A label whose answers are there is not redone."""
     files = _files(starts, work.out)
+    dtype = _shared_dtype(starts) if dtype == "auto" else dtype
     held_out = _held_out(prompts, base, critic)
     answers: dict[str, list[dict[str, Any]]] = {}
     for label, start in starts.items():
-        mark = fingerprint(only(GenerationOptions, options), critic, start_identity(start), held_out)
+        mark = fingerprint(only(GenerationOptions, options), critic, start_identity(start), held_out, dtype)
         found = _earlier(files[label], mark)
         if found is None:
             asked = [answer["id"] for answer in next(iter(answers.values()))] if answers else None
-            found = _answer(options, label, start, prompts, critic, base, asked, work)
+            found = _answer(options, label, start, dtype, prompts, critic, base, asked, work)
             write_jsonl_atomic(files[label], ({**answer, "made_from": mark} for answer in found))
         else:
             work.say(f"{label}: its {len(found)} answers are there already")
@@ -85,6 +88,12 @@ def _held_out(prompts: Mixture, base: Path, critic: Rubric) -> list[dict[str, An
     return rows
 
 
+def _shared_dtype(starts: Mapping[str, str]) -> Dtype:
+    """So that a base and what was trained from it are compared in the same numbers."""
+    made = [policy.read(start).dtype for start in starts.values()]
+    return cast("Dtype", next((dtype for dtype in made if dtype != "auto"), "auto"))
+
+
 def _overlap(
     trained_on: Mapping[str, Mixture], prompts: Mixture, base: Path, work: Work
 ) -> dict[str, dict[str, int]]:
@@ -92,7 +101,7 @@ def _overlap(
     found: dict[str, dict[str, int]] = {}
     for name, training in trained_on.items():
         ledger = Ledger(name=f"rows of {name}")
-        compare_sources(ledger, "evaluate", training, prompts, base)
+        compare_sources(ledger, "evaluate", training, prompts, base, evaluation_among=("prompt",))
         shared = ledger.overlap["evaluate"]
         found[name] = {"prompts": shared.prompts, "exact": shared.exact, "near": shared.near}
         work.say(
@@ -108,13 +117,16 @@ def _answer(
     options: GenerationOptions,
     label: str,
     start: str,
+    dtype: Dtype,
     prompts: Mixture,
     critic: Rubric,
     base: Path,
     asked: list[str] | None,
     work: Work,
 ) -> list[dict[str, Any]]:
-    loaded = load_policy(start, None, work)
+    # A policy that a stage made has a number type of its own; a model from outside is read in the one they share.
+    made = policy.read(start).dtype != "auto"
+    loaded = load_policy(start, ModelOptions(model=start, dtype="auto" if made else dtype), work)
     found, _ = read_prompts(
         prompts, base, loaded.tokenizer, context_of(loaded.model), work, room=options.max_new_tokens
     )

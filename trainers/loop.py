@@ -36,7 +36,7 @@ def run_training(
         "rows": len(trainer.train_dataset),
         "steps": trainer.state.global_step,
         "epochs": round(float(trainer.state.epoch or 0), 4),
-        "train_loss": result.training_loss,
+        "train_loss": mean_loss(trainer.state.log_history, result.training_loss),
         "train_seconds": round(time.monotonic() - started, 2),
         **summary(trainer.state.log_history, keys),
     }
@@ -47,3 +47,13 @@ def run_training(
         model = trainer.accelerator.unwrap_model(trainer.model)
         save_policy(model, loaded.tokenizer, loaded.policy, name, work.out / MODEL)
     return metrics
+
+
+def mean_loss(history: list[dict[str, Any]], otherwise: float) -> float:
+    """Over all steps: transformers' own figure leaves out the steps before a resume."""
+    seen, total, last = 0, 0.0, 0
+    for line in history:
+        if "loss" in line:
+            steps = int(line["step"]) - last
+            total, seen, last = total + steps * float(line["loss"]), seen + steps, int(line["step"])
+    return total / seen if seen else otherwise

@@ -48,7 +48,9 @@ def load_policy(
     from transformers import set_seed
 
     options = options or ModelOptions(model=start)
-    found = _resolve(policy.read(start, revision=options.model_revision), options, work, exact=exact)
+    in_full = train is not None and not train.use_peft
+    found = policy.read(start, revision=options.model_revision)
+    found = _resolve(found, options, work, exact=exact, in_full=in_full)
     device = (
         torch.device("cuda", torch.cuda.current_device())
         if torch.cuda.is_available()
@@ -117,7 +119,7 @@ _HUB_WAY_OUT = (
 )
 
 
-def _resolve(found: Policy, options: ModelOptions, work: Work, *, exact: bool) -> Policy:
+def _resolve(found: Policy, options: ModelOptions, work: Work, *, exact: bool, in_full: bool) -> Policy:
     """Fill in what was left to `auto`, and refuse what would silently make another policy of it."""
     asked = _quantization(options)
     bound = bool(found.adapters) or exact
@@ -142,7 +144,8 @@ def _resolve(found: Policy, options: ModelOptions, work: Work, *, exact: bool) -
         if options.dtype == "auto":
             dtype, why = found.dtype, "as the stage it starts from"
     if dtype == "auto":
-        dtype, why = _best_dtype()
+        # Small steps vanish in the rounding of 16-bit weights; mixed precision trains float32 ones as fast.
+        dtype, why = ("float32", "weights that are trained") if in_full else _best_dtype()
     work.choose("dtype", dtype, why)
     return replace(found, dtype=dtype, quantization=quantization)
 

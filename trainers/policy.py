@@ -40,9 +40,12 @@ class Policy:
 def read(start: str, *, revision: str | None = None) -> Policy:
     """The policy in a stage's model folder; anything else is a base with nothing on it."""
     folder = Path(start)
+    if not folder.is_absolute() or not folder.is_dir():
+        # An alias or hub id, whatever folders of that name the command happens to run beside.
+        return Policy(base=start, revision=revision)
     file = folder / FILE
     if not file.is_file():
-        return Policy(base=start if not folder.is_dir() else str(folder.resolve()), revision=revision)
+        return Policy(base=str(folder.resolve()), revision=revision)
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
         if found["format"] != FORMAT:

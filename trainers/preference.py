@@ -1,23 +1,28 @@
-"""Preference training: TRL's DPO loop and losses, with the reference measured once on the policy it starts from."""
+"""Preference training: TRL's DPO loop, our losses, and a reference that is the policy training starts from."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
 from trl import DPOConfig, DPOTrainer
 
-from trainers import checkpoints
-from trainers.arguments import training_arguments
-from trainers.completions import CompletionsOnly
+from data.errors import RecipeError, TrainingError
+from trainers import checkpoints, losses
+from trainers.arguments import build, training_arguments
+from trainers.completions import CompletionsOnly, completion_sums
 from trainers.config import PreferOptions
 from trainers.loop import run_training
 from trainers.models import TRAINED, Loaded, activate, below_names, load_policy
-from trainers.prepare import load_rows
-from trainers.reference import Reference
+from trainers.pair_metrics import pair_metrics
+from trainers.prepare import check_context, load_rows
+from trainers.reference import COLUMNS, Reference
 from trainers.watching import FiniteLoss, Teller
 from trainers.work import Work
 
 KEYS = ("loss", "rewards/accuracies", "rewards/margins", "rewards/chosen", "rewards/rejected")
+STEP0_TOLERANCE = {False: 0.01, True: 0.1}
+"""Share of the expected first loss it may be off, in float32 and in mixed precision."""
 
 
 class PreferenceTrainer(FiniteLoss, CompletionsOnly, checkpoints.SealedCheckpoints, DPOTrainer):
@@ -27,19 +32,23 @@ class PreferenceTrainer(FiniteLoss, CompletionsOnly, checkpoints.SealedCheckpoin
     loaded: there is no second model in memory, and neither a resume nor a restart can move them.
     """
 
-    def __init__(self, *args: Any, loaded: Loaded, reference: Reference, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, loaded: Loaded, reference: Reference, loss: Losses, **kwargs: Any) -> None:
         self.loaded = loaded
         self.reference = reference
+        self.loss = loss
+        self.first_loss: float | None = None
         super().__init__(*args, model=loaded.model, processing_class=loaded.tokenizer, **kwargs)
 
     def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
         return dataset  # tokenised, cut and counted already
 
     def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
-        if "ref_chosen_logps" in dataset.column_names:
+        if COLUMNS[0] in dataset.column_names:
             return dataset
         self._undo_ref_adapter()
-        return self.reference.add_to(dataset, name, batch_size, self)
+        return (
+            self.reference.add_to(dataset, name, batch_size, self) if self.loss.needs_reference else dataset
+        )
 
     def _undo_ref_adapter(self) -> None:
         """Take back the copy that TRL adds to every PEFT model: of the wrong adapter when they are stacked."""
@@ -49,33 +58,107 @@ class PreferenceTrainer(FiniteLoss, CompletionsOnly, checkpoints.SealedCheckpoin
             model.delete_adapter("ref")
         activate(self.model, below_names(self.loaded.policy), trained=TRAINED in peft_config)
 
+    def _compute_loss(self, model: Any, inputs: dict[str, torch.Tensor], return_outputs: bool) -> Any:
+        args: Any = self.args
+        mask = inputs["completion_mask"][..., 1:]
+        asked: dict[str, Any] = {k: v for k, v in inputs.items() if k not in ("completion_mask", *COLUMNS)}
+        if self.aux_loss_enabled:
+            asked["output_router_logits"] = True
+        labels = inputs["input_ids"].masked_fill(inputs["completion_mask"] == 0, -100)
+        outputs = model(**asked, use_cache=False, labels=labels, fused_lm_head=True)
+        # Prompt-learning PEFT prepends virtual tokens to the outputs; the last positions are the real ones.
+        tokens = outputs.log_probs[:, -mask.size(1) :]
+        chosen, rejected = completion_sums(tokens, mask, args.ld_alpha).chunk(2)
+        chosen_length, rejected_length = mask.sum(dim=1).chunk(2)
+        plain = None if args.ld_alpha is None else tokens.sum(dim=1).chunk(2)[0]
+        ref_chosen, ref_rejected = (inputs.get(column) for column in COLUMNS)
+        pairs = losses.Pairs(
+            chosen, rejected, chosen_length, rejected_length, ref_chosen, ref_rejected, plain
+        )
+        loss, parts = losses.combine(self.loss.terms, pairs, self.loss.settings)
+        if self.aux_loss_enabled:
+            loss = loss + self.router_aux_loss_coef * outputs.aux_loss
+            parts["aux_loss"] = outputs.aux_loss.detach()
+        self._check_first(loss)
+        pair_metrics(self, outputs, pairs, parts if len(parts) > 1 else {}, inputs)
+        return (loss, outputs) if return_outputs else loss
+
+    def _check_first(self, loss: torch.Tensor) -> None:
+        """While policy and reference are the same model, most losses have a value known beforehand."""
+        model: Any = self.model
+        if self.first_loss is not None or not model.training or self.state.global_step:
+            return
+        self.first_loss = loss.item()
+        expected = losses.step0(self.loss.terms, self.loss.settings)
+        args: Any = self.args
+        if expected is None or self.aux_loss_enabled or not args.disable_dropout:
+            return
+        tolerance = STEP0_TOLERANCE[bool(args.bf16 or args.fp16)] * max(1.0, abs(expected))
+        if not abs(self.first_loss - expected) <= tolerance:
+            raise TrainingError(
+                f"the first loss is {self.first_loss:.6g}; of a policy that is its own reference it is {expected:.6g}",
+                where=str(self.args.output_dir),
+                way_out="Policy and reference are not the same model: dropout that stays on, another kernel or "
+                "number type for one of them, or weights that changed while the reference was measured.",
+            )
+
+
+class Losses:
+    """What is trained on: the summands and their numbers, checked before anything is loaded."""
+
+    def __init__(self, options: PreferOptions, config: Any) -> None:
+        names = [options.loss_type] if isinstance(options.loss_type, str) else list(options.loss_type)
+        self.terms = losses.terms(names, options.loss_weights, options.sft_weight)
+        self.settings = losses.Settings(
+            beta=options.beta,
+            label_smoothing=options.label_smoothing,
+            f_divergence_type=config.f_divergence_type,
+            f_alpha_divergence_coef=config.f_alpha_divergence_coef,
+            discopop_tau=config.discopop_tau,
+            simpo_gamma=options.simpo_gamma,
+        )
+        losses.check(self.terms, self.settings)
+        self.needs_reference = any(term.loss.needs_reference for term in self.terms)
+        if config.use_weighting:
+            raise RecipeError(
+                "use_weighting (WPO) is not there yet",
+                where="training.use_weighting",
+                way_out="Leave it out.",
+            )
+
 
 def train_preference(options: PreferOptions, start: str, work: Work, *, name: str) -> dict[str, Any]:
     """Train, or go on training, from the newest whole checkpoint; leave the policy in `out/model`."""
     train_rows, eval_rows = load_rows(work.out)
-    loaded = load_policy(start, options, work, train=options, exact=True, seed=options.seed)
-    losses = [options.loss_type] if isinstance(options.loss_type, str) else list(options.loss_type)
     args = training_arguments(
         DPOConfig,
         options,
         work.scratch / checkpoints.FOLDER,
         work,
         beta=options.beta,
-        loss_type=losses,
-        loss_weights=list(options.loss_weights) if options.loss_weights else None,
-        label_smoothing=options.label_smoothing,
         ld_alpha=options.ld_alpha,
         max_length=None,  # rows come cut to it
         precompute_ref_log_probs=True,
+        # TRL switches dropout off in preference training, the adapter's too, unless it is told not to.
+        disable_dropout=options.lora_dropout == 0,
     )
+    loss = Losses(options, args)
+    loaded = load_policy(start, options, work, train=options, exact=True, seed=options.seed)
+    check_context(loaded.model, work)
     reference = Reference(work, start)
-    trainer = PreferenceTrainer(
+    trainer = build(
+        PreferenceTrainer,
         loaded=loaded,
         reference=reference,
+        loss=loss,
         args=args,
         train_dataset=train_rows,
         eval_dataset=eval_rows,
         callbacks=[Teller(work)],
     )
     metrics = run_training(trainer, loaded, work, name=name, keep=options.save_total_limit, keys=KEYS)
-    return {**metrics, "reference_gap": reference.gap}
+    if loss.needs_reference:
+        metrics["reference_gap"] = reference.gap
+    if trainer.first_loss is not None:
+        metrics["first_loss"] = trainer.first_loss
+    return metrics

@@ -18,12 +18,10 @@ from data.sources import Mixture, read
 from trainers import policy
 from trainers.config import PreferOptions, SftOptions
 from trainers.models import load_tokenizer
-from trainers.work import SCRATCH, Work
+from trainers.work import LEDGER, SCRATCH, Work
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-LEDGER = "ledger.json"
 
 
 def prepare_sft(
@@ -37,12 +35,11 @@ def prepare_sft(
 ) -> None:
     """Rows for supervised fine-tuning, ready to be mapped into memory."""
     cut = TokeniseOptions(
-        # Packing fills rows to max_length itself, out of whole examples.
-        max_length=None if options.packing else options.max_length,
+        max_length=options.max_length,
         completion_only_loss=options.completion_only_loss,
         assistant_only_loss=options.assistant_only_loss,
     )
-    among: tuple[Shape, ...] = ("prompt_completion", "messages", "text")
+    among: tuple[Shape, ...] = ("unpaired", "prompt_completion", "messages", "text")
     _prepare(options, start, data, eval_data, base, limits, work, cut, among)
 
 
@@ -69,6 +66,19 @@ def load_rows(out: Path) -> tuple[Dataset, Dataset | None]:
     return train, Dataset.from_file(str(held_out)) if held_out.exists() else None
 
 
+def check_context(model: Any, work: Work) -> None:
+    """Positions beyond those a model was made for give wrong numbers, not an error."""
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    ledgers = json.loads((work.out / LEDGER).read_text(encoding="utf-8"))
+    longest = max(int(ledger["longest"]) for ledger in ledgers.values())
+    if context is not None and longest > context:
+        raise DataError(
+            f"rows reach {longest} tokens, and the model was made for {context}",
+            where="max_length",
+            way_out=f"Write `max_length: {context}`, and rebuild the stage with --from.",
+        )
+
+
 def _prepare(
     options: SftOptions | PreferOptions,
     start: str,
@@ -90,13 +100,19 @@ def _prepare(
             continue
         ledger = ledgers[name] = Ledger(name=name)
         shape, rows = with_shape(read(mixture, base, ledger), among)
+        if shape == "unpaired":
+            raise DataError(
+                "these rows have a `label`: some of their answers are unwanted, and sft would learn them all",
+                where=", ".join(source.path for source in mixture.sources),
+                way_out="Keep the wanted rows and leave the column `label` out.",
+            )
         try:
             write_arrow(work.scratch / f"{name}.arrow", tokenise(rows, shape, tokenizer, cut, ledger))
         except DataError:
             _tell(ledger, work)
             raise
     if held_out is not None:
-        compare_sources(ledgers["train"], "eval", data, held_out, base, among)
+        compare_sources(ledgers["train"], "eval", data, held_out, base, among, among)
     for ledger in reversed(ledgers.values()):
         _tell(ledger, work)
         ledger.check(limits)

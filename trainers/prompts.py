@@ -15,10 +15,11 @@ from typing import Any
 
 from data.encoding import Encoder, TokeniseOptions, render_prompt
 from data.errors import DataError
+from data.jsonl import replacing
 from data.ledger import Ledger
 from data.records import check_row
 from data.sources import Mixture, read
-from trainers.work import Work
+from trainers.work import LEDGER, Work
 
 ANSWERS = ("completion", "chosen", "rejected", "label")
 """Columns of training rows that say how a prompt was answered before."""
@@ -86,6 +87,8 @@ def read_prompts(
         ledger.keep(length=len(ids), tokens=len(ids), loss_tokens=0)
     for line in ledger.lines():
         work.say(line)
+    with replacing(work.out / LEDGER) as file:
+        file.write(json.dumps({"prompts": ledger.to_json()}, indent=2, ensure_ascii=False).encode() + b"\n")
     for column, rows in ignored.items():
         work.say(f"prompts: {rows:,} rows have a '{column}' already; the model answers without it")
     if not prompts:

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from data.errors import ModelError
-from trainers.completions import completions_only
+from trainers.completions import completion_sums, completions_only
 from trainers.work import Work
 
 if TYPE_CHECKING:
@@ -105,16 +105,7 @@ def _log_probs(trainer: Any, batch: dict[str, torch.Tensor]) -> tuple[torch.Tens
     trainer.model.train(training)
     mask = batch["completion_mask"][..., 1:]
     tokens = outputs.log_probs[:, -mask.size(1) :]
-    if trainer.args.ld_alpha is None:
-        sums = tokens.sum(dim=1)
-    else:
-        position = mask.cumsum(dim=1)
-        chosen, rejected = mask.sum(dim=1).chunk(2)
-        shared = torch.minimum(chosen, rejected).repeat(2).unsqueeze(1)
-        tail = position > shared
-        sums = (tokens * (~tail & (position > 0))).sum(dim=1) + trainer.args.ld_alpha * (tokens * tail).sum(
-            dim=1
-        )
+    sums = completion_sums(tokens, mask, trainer.args.ld_alpha)
     chosen_sums, rejected_sums = sums.chunk(2)
     return chosen_sums, rejected_sums
 

@@ -7,12 +7,12 @@ from typing import Any
 from trl import SFTConfig, SFTTrainer
 
 from trainers import checkpoints
-from trainers.arguments import training_arguments
+from trainers.arguments import build, training_arguments
 from trainers.completions import CompletionsOnly
 from trainers.config import SftOptions
 from trainers.loop import run_training
 from trainers.models import load_policy
-from trainers.prepare import load_rows
+from trainers.prepare import check_context, load_rows
 from trainers.watching import FiniteLoss, Teller
 from trainers.work import Work
 
@@ -35,7 +35,9 @@ def train_sft(options: SftOptions, start: str, work: Work, *, name: str) -> dict
         max_length=options.max_length if options.packing else None,
         dataset_kwargs=None if options.packing else {"skip_prepare_dataset": True},
     )
-    trainer = HeliographSFTTrainer(
+    check_context(loaded.model, work)
+    trainer = build(
+        HeliographSFTTrainer,
         model=loaded.model,
         args=args,
         train_dataset=train_rows,

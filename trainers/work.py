@@ -11,6 +11,10 @@ SCRATCH = "scratch"
 """Folder for what only an unfinished stage needs: tokenised rows, reference values, checkpoints."""
 
 
+LEDGER = "ledger.json"
+"""What became of every row a stage read, in its folder."""
+
+
 class Progress(Protocol):
     """Called often; the receiver decides how much of it to show."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -29,6 +30,10 @@ class Judge(Stage):
     """Smallest difference in score that makes a pair."""
     max_pairs_per_prompt: Annotated[int, Field(ge=1)] = 6
     """The widest margins are kept."""
+
+    def files(self, base: Path, stages: set[str]) -> list[Path]:
+        votes = base / self.critic.path if isinstance(self.critic, VotesFile) else None
+        return [*super().files(base, stages), *([votes] if votes is not None and votes.is_file() else [])]
 
     def run(self, job: Job) -> Metrics:
         try:
