@@ -36,8 +36,8 @@ earlier stage, an alias (`heliograph doctor` lists them), a folder, or `owner/na
 stage, a file (`.jsonl`, `.json`, `.csv`, `.parquet`), a folder of them, or `owner/name`; a mapping
 `{path, name, split, revision, columns, weight, limit, format}`; or a list of those, mixed by weight.
 
-**Rows** are `prompt`/`completion`, `prompt`/`chosen`/`rejected`, `messages`, or `text`, as TRL names them; `columns: {prompt: question}` reads another name. A value may be text
-or a list of messages.
+**Rows** are `prompt`/`completion`, `prompt`/`chosen`/`rejected`, `messages` or `text`, as TRL names them;
+`columns: {prompt: question}` reads another name. A value may be text or a list of messages.
 
 **`training:`** passes any other setting to TRL's config class, under its own name. Names and types are checked before
 anything runs.

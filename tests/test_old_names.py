@@ -135,3 +135,21 @@ def test_what_the_stages_set_themselves_cannot_be_set_under_training() -> None:
     for key in ("output_dir", "save_strategy", "max_length", "seed", "beta", "loss_type", "dataset_kwargs",
                 "precompute_ref_log_probs", "logging_nan_inf_filter", "report_to", "bf16"):  # fmt: skip
         assert isinstance(modern(key, 1, Prefer.model_fields, training=True), Refused), key
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [("load_best_model_at_end: true", "the last policy is the stage's"), ("packing_strategy: wrapped", "cut rows")],
+)
+def test_settings_that_would_not_do_what_they_say_are_refused(key: str, said: str, tmp_path: Path) -> None:
+    recipe = tmp_path / "r.yaml"
+    (tmp_path / "d.jsonl").write_text('{"text": "a"}\n')
+    recipe.write_text(
+        "recipe: r\nstages:\n"
+        f"  - {{name: s, kind: sft, model: tiny, data: d.jsonl, training: {{{key}}}}}\n"
+        "  - {name: p, kind: prefer, model: s, pairs: d.jsonl, label_smoothing: 0.1}\n"
+    )
+    faults = [fault.message for fault in check(recipe).faults]
+    assert len(faults) == 2
+    assert said in faults[0]
+    assert "write `loss_type: cdpo`" in faults[1]

@@ -246,6 +246,10 @@ def test_people_are_waited_for_and_the_same_command_goes_on(tmp_path: Path) -> N
     assert runner() == 0
     assert runner.states() == {"answers": "done", "pick": "done"}
     assert runner.done("pick").metrics["pairs"] == 3
+    votes[1] = {"id": "p1", "chosen": 1, "rejected": 0}
+    (tmp_path / "votes.jsonl").write_text("".join(json.dumps(vote) + "\n" for vote in votes))
+    with pytest.raises(RunError, match=r"votes\.jsonl"):
+        runner()  # a vote that was changed afterwards is told, like every other input
 
 
 def test_a_failure_is_raised_with_its_place_and_tried_again(runner: Runner) -> None:

@@ -28,15 +28,24 @@ def resolve(asked: Asked, model: Any, *, longest: int | None = None) -> tuple[En
     if asked == "padded":
         return "padded", "asked for"
     why_not = problem(model, longest=longest)
-    if why_not is None:
-        return ("tree", "each prompt is encoded once") if asked == "auto" else (asked, "asked for")
     if asked == "auto":
-        return "padded", why_not
+        return (
+            ("tree", "each prompt is encoded once" + _dropout(model))
+            if why_not is None
+            else ("padded", why_not)
+        )
+    if why_not is None:
+        return asked, "asked for"
     raise ModelError(
         f"the engine {asked} cannot be had: {why_not}",
         where="engine",
         way_out="Write `engine: auto`, or `engine: padded`.",
     )
+
+
+def _dropout(model: Any) -> str:
+    rates = [getattr(config, "lora_dropout", 0.0) for config in getattr(model, "peft_config", {}).values()]
+    return "; dropout draws one mask for a prompt, not one for each completion" if any(rates) else ""
 
 
 def prepare(
@@ -50,11 +59,16 @@ def prepare(
     if head_problem(logprobs.causal_lm(model)) is not None:
         return engine, why
     install(model, engine, kernel)
-    gap = probe(model)
-    if gap <= FAR.get(_dtype(model), FAR_HALF):
-        return engine, why
+    dtype = logprobs.causal_lm(model).get_input_embeddings().weight.dtype
+    try:
+        gap = probe(model)
+    except ModelError as refused:
+        found = refused.what
+    else:
+        if gap <= FAR.get(dtype, FAR_HALF):
+            return engine, why
+        found = f"its log-probabilities are {gap:.2g} nats from those of the model's own forward"
     remove(model)
-    found = f"its log-probabilities are {gap:.2g} nats from those of the model's own forward"
     if asked != "auto":
         raise ModelError(f"the engine {asked} cannot be had: {found}", where="engine")
     return "padded", found
@@ -68,10 +82,14 @@ def problem(model: Any, *, longest: int | None = None) -> str | None:
         if config.is_prompt_learning:
             return f"{config.peft_type.value} puts virtual tokens before every row"
     base = logprobs.causal_lm(model)
-    head = head_problem(base)
-    if head is not None:
+    if head := head_problem(base):
         return f"the head: {head}"
     return _family(base) or _attention(base, longest)
+
+
+def kernel_taken(model: Any) -> str:
+    """The attention kernel that the last call ran on: `auto` decides by device and number type, at each call."""
+    return getattr(logprobs.causal_lm(model), "heliograph_took", "none yet")
 
 
 def head_problem(base: Any) -> str | None:
@@ -97,21 +115,12 @@ def _family(base: Any) -> str | None:
         return "it takes images or sound, whose positions are not those of tokens"
     if getattr(config, "is_encoder_decoder", False):
         return "it is an encoder-decoder"
-    if getattr(base, "_is_stateful", False) or any(_get(text, name) for name in _RECURRENT):
+    marks = ("mamba_d_state", "ssm_state_size", "linear_num_key_heads", "conv_L_cache")
+    if getattr(base, "_is_stateful", False) or any(_get(text, name) for name in marks):
         return "state-space or linear-attention layers read a row from left to right, whatever lies in it"
     if getattr(text, "output_router_logits", False):
         return "its router loss counts every token of the batch, and sharing a prompt would change the count"
     return None
-
-
-_RECURRENT = (
-    "ssm_cfg",
-    "mamba_d_state",
-    "ssm_state_size",
-    "linear_num_key_heads",
-    "conv_L_cache",
-    "rwkv_version",
-)
 
 
 def _attention(base: Any, longest: int | None) -> str | None:
@@ -132,9 +141,7 @@ def _attention(base: Any, longest: int | None) -> str | None:
         return "positions that are a bias on attention (ALiBi)"
     if _get(text, "is_causal") is False or _get(text, "use_bidirectional_attention"):
         return "its attention looks ahead"
-    if "mrope_section" in (_get(text, "rope_scaling") or {}) or "mrope_section" in (
-        _get(text, "rope_parameters") or {}
-    ):
+    if any("mrope_section" in (_get(text, name) or {}) for name in ("rope_scaling", "rope_parameters")):
         return "positions in several dimensions (M-RoPE)"
     if not getattr(base, "_supports_attention_backend", False) or not base._can_set_attn_implementation():
         return f"the attention of {type(base).__name__} does not go through transformers' attention interface"
@@ -160,6 +167,7 @@ class _Installed(NamedTuple):
     """Attention of the model before."""
     forward: Any
     """Its forward before, where that was not its class's."""
+    ours: Any
 
 
 def install(model: Any, engine: Engine, kernel: str = "auto") -> None:
@@ -169,9 +177,8 @@ def install(model: Any, engine: Engine, kernel: str = "auto") -> None:
     if "_original_forward" in vars(base):
         # Accelerate's autocast would lie inside our forward instead of around it: half precision lost in silence.
         raise ModelError("the engine must be installed before accelerate prepares the model")
-    problem = head_problem(base)
-    if problem is not None:
-        raise ModelError(f"the model's head cannot be scored in pieces: {problem}")
+    if head := head_problem(base):
+        raise ModelError(f"the model's head cannot be scored in pieces: {head}")
     attention = None
     if engine != "padded":
         segment_attention.register()
@@ -187,7 +194,7 @@ def install(model: Any, engine: Engine, kernel: str = "auto") -> None:
             return logprobs.score(self, segments)
         return ordinary(*args, **kwargs) if unbound is None else unbound(self, *args, **kwargs)
 
-    base.heliograph = _Installed(engine, kernel, attention, vars(base).get("forward"))
+    base.heliograph = _Installed(engine, kernel, attention, vars(base).get("forward"), forward)
     base.forward = types.MethodType(forward, base)
 
 
@@ -197,6 +204,8 @@ def remove(model: Any) -> None:
     if not logprobs.installed(base):
         return
     before: _Installed = base.heliograph
+    if getattr(base.forward, "__func__", None) is not before.ours:
+        raise RuntimeError("another patch of forward lies over the engine's, and would go with it")
     del base.heliograph, base.forward
     if before.forward is not None:
         base.forward = before.forward
@@ -229,17 +238,13 @@ def probe(model: Any) -> float:
 def _own(model: Any, prompt: Any, completion: Any) -> torch.Tensor:
     device = logprobs.causal_lm(model).get_input_embeddings().weight.device
     ids = torch.tensor([[*prompt, *completion]], device=device)
-    logps = model(input_ids=ids, use_cache=False).logits[0].float().log_softmax(-1)
+    logps = model(input_ids=ids, use_cache=False).logits[0].double().log_softmax(-1)
     first = max(len(prompt), 1)
     return logps[first - 1 : -1].gather(1, ids[0, first:, None].to(logps.device))[:, 0]
 
 
 def _ids(size: int, start: int, count: int) -> list[int]:
     return [(start + 13 * i) % size for i in range(count)]
-
-
-def _dtype(model: Any) -> torch.dtype:
-    return logprobs.causal_lm(model).get_input_embeddings().weight.dtype
 
 
 def _get(config: Any, name: str) -> Any:

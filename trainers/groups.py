@@ -76,6 +76,8 @@ class Layout:
         self.visits = 0
         """Attention layers that have read this layout: none may miss it without a word."""
         self.kernel = "auto"
+        self.took = ""
+        """The attention kernel asked for, and the one that ran."""
         self.memo: dict[object, torch.Tensor] = {}
         """What attention derives from the layout, once for all layers."""
 
@@ -83,6 +85,26 @@ class Layout:
     def sizes(self) -> list[int]:
         """Completions of each group."""
         return [len(group.completion_lengths) for group in self.table]
+
+    def branches(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """For every place of the row its group, and its completion in it; -1 in the prompt."""
+        group = torch.empty(self.input_ids.shape[1], dtype=torch.long)
+        branch = torch.full_like(group, -1)
+        for i, (start, _, starts, lengths) in enumerate(self.table):
+            group[start : starts[-1] + lengths[-1]] = i
+            for j, (first, count) in enumerate(zip(starts, lengths, strict=True)):
+                branch[first : first + count] = j
+        return group, branch
+
+    def seen(self) -> torch.Tensor | None:
+        """The places that each segment sees, segment by segment; None where each sees only itself."""
+        if not any(segment.prefix_length for segment in self.segments):
+            return None
+        places = [
+            torch.cat((torch.arange(p, p + n), torch.arange(start, start + length)))
+            for start, length, p, n in self.segments
+        ]
+        return torch.cat(places)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Layout:
         """The same layout with its tensors on `device`."""

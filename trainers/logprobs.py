@@ -85,6 +85,7 @@ def score(base: Any, layout: Layout) -> Tensor:
             f"{type(base).__name__} does not hand it on",
             way_out="Write `engine: padded`.",
         )
+    base.heliograph_took = layout.took or "the model's own"
     head = base.get_output_embeddings()
     weight, bias = (_whole(parameter) for parameter in (head.weight, head.bias))
     assert weight is not None
@@ -169,6 +170,13 @@ def _downhill(logps: Tensor, slope: Tensor | None, targets: Tensor, how: _How) -
     return back.mul_(how.scale) if how.scale != 1 else back
 
 
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    """Not rounded to half precision where the device can leave that out: pieces add up in the wide type."""
+    if left.device.type == "cuda" and left.dtype in (torch.bfloat16, torch.float16):
+        return torch.mm(left, right, out_dtype=torch.float32)
+    return torch.mm(left, right)
+
+
 def _pieces(count: int, vocabulary: int, device: torch.device) -> list[slice]:
     """Rows whose logits stay in cache on a CPU, and in a gigabyte on a GPU, whatever the vocabulary."""
     most = max(16, 2**28 // vocabulary) if device.type == "cuda" else min(256, max(16, 2**24 // vocabulary))
@@ -188,13 +196,13 @@ class _FrozenHead(torch.autograd.Function):
             found[piece] = logps.gather(1, targets[piece, None])[:, 0]
             if uphill is not None:
                 back = _downhill(logps, slope, targets[piece], how)
-                uphill[piece] = torch.mm(back.to(how.narrow), weight).neg_()
+                uphill[piece] = _product(back.to(how.narrow), weight).neg_()
         ctx.save_for_backward(uphill)
         return found
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> Any:
+    def backward(ctx: Any, upstream: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         (uphill,) = ctx.saved_tensors
         return (uphill * upstream[:, None]).to(uphill.dtype), None, None, None, None
 
@@ -210,7 +218,7 @@ class _LearningHead(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> Any:
+    def backward(ctx: Any, upstream: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         hidden, weight, bias, targets = ctx.saved_tensors
         how: _How = ctx.how
         slim, slim_bias = weight.to(how.narrow), None if bias is None else bias.to(how.narrow)
@@ -222,12 +230,11 @@ class _LearningHead(torch.autograd.Function):
             logps, slope = _log_softmax(hidden[piece], slim, slim_bias, how)
             back = _downhill(logps, slope, targets[piece], how).mul_(-upstream[piece, None])
             thin = back.to(how.narrow)
-            to_hidden[piece] = torch.mm(thin, slim)
-            # Pieces add up in the wide type; each product is rounded once, as one product of all rows would be.
-            to_weight += torch.mm(thin.t(), hidden[piece].to(how.narrow))
+            to_hidden[piece] = _product(thin, slim)
+            to_weight += _product(thin.t(), hidden[piece].to(how.narrow))
             if to_bias is not None:
                 to_bias += back.sum(0)
-        grad_bias = None if to_bias is None else to_bias.to(bias.dtype)
+        grad_bias = None if to_bias is None or bias is None else to_bias.to(bias.dtype)
         return to_hidden, to_weight.to(weight.dtype), grad_bias, None, None
 
 

@@ -7,13 +7,14 @@ context variable: gradient checkpointing runs a layer again after any context ha
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 
 from data.errors import ModelError
 from trainers.groups import Layout
@@ -21,9 +22,6 @@ from trainers.groups import Layout
 NAME = "heliograph_segments"  # must not hold `flash`: transformers looks for it anywhere in a name
 
 Kernel = Literal["auto", "sdpa", "varlen", "flash_attn", "flex"]
-FLASH_HEAD_DIM = 256
-"""Widest head of the FlashAttention 2 kernels, in torch and in the flash-attn package."""
-FLEX_BLOCK = 128
 
 
 def register() -> None:
@@ -59,9 +57,9 @@ def segment_attention(
         narrow = torch.get_autocast_dtype(query.device.type)
         query, key, value = query.to(narrow), key.to(narrow), value.to(narrow)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    kernel = pick(segments.kernel, query, dropout)
+    segments.took = pick(segments.kernel, query, value, dropout)
     segments.visits += 1
-    return KERNELS[kernel](query, key, value, segments, scale, dropout), None
+    return KERNELS[segments.took](query, key, value, segments, scale, dropout), None
 
 
 def _refuse_what_is_not_done(segments: Layout, kwargs: dict[str, Any]) -> None:
@@ -81,13 +79,13 @@ def _refuse_what_is_not_done(segments: Layout, kwargs: dict[str, Any]) -> None:
 _WAY_OUT = "Write `engine: padded`, or `engine: auto`."
 
 
-def pick(asked: str, query: Tensor, dropout: float) -> str:
+def pick(asked: str, query: Tensor, value: Tensor, dropout: float) -> str:
     """The kernel for these tensors; one that was asked for by name is taken or refused, never replaced."""
     if asked not in get_args(Kernel):
         raise ModelError(f"there is no segment kernel {asked!r}", way_out=f"Take one of {get_args(Kernel)}.")
     if asked == "sdpa":
         return "sdpa"
-    why_not = _unfit(query, dropout)
+    why_not = _unfit(query, value, dropout)
     if asked == "auto":
         names = ("varlen", "flash_attn") if why_not is None else ()
         return next((name for name in names if available(name)), "sdpa")
@@ -100,13 +98,15 @@ def pick(asked: str, query: Tensor, dropout: float) -> str:
     return asked
 
 
-def _unfit(query: Tensor, dropout: float) -> str | None:
+def _unfit(query: Tensor, value: Tensor, dropout: float) -> str | None:
     if query.device.type != "cuda":
         return "it runs on CUDA only"
     if query.dtype not in (torch.float16, torch.bfloat16):
         return f"it works in bfloat16 or float16, and these are {str(query.dtype).removeprefix('torch.')}"
-    if query.shape[-1] > FLASH_HEAD_DIM:
-        return f"a head is wider than {FLASH_HEAD_DIM}"
+    if torch.cuda.get_device_capability(query.device) < (8, 0):
+        return "the GPU is older than Ampere"
+    if query.shape[-1] > 256 or query.shape[-1] % 8 or query.shape[-1] != value.shape[-1]:
+        return f"heads of width {query.shape[-1]} and {value.shape[-1]}"
     return "it has no dropout" if dropout else None
 
 
@@ -114,29 +114,33 @@ def available(name: str) -> bool:
     """Whether the code of a kernel is here at all."""
     from importlib.util import find_spec
 
-    modules = {
-        "varlen": "torch.nn.attention.varlen",
-        "flash_attn": "flash_attn",
-        "flex": "torch.nn.attention.flex_attention",
-    }
-    return name == "sdpa" or find_spec(modules[name]) is not None
+    module = {"varlen": "torch.nn.attention.varlen", "flex": "torch.nn.attention.flex_attention"}.get(
+        name, name
+    )
+    return name == "sdpa" or find_spec(module) is not None
 
 
 def _sdpa(query: Tensor, key: Tensor, value: Tensor, layout: Layout, scale: float, dropout: float) -> Tensor:
     """Segment by segment: a causal square, or a completion over cat(prompt, itself). Nothing of size T x T."""
     key, value = _all_heads(query, key, value)
+    # One split, whose gradient is one cat: a slice for each segment would cost a row of zeros each.
+    lengths = [segment.length for segment in layout.segments]
+    pieces = iter(zip(*(t.split(lengths, dim=2) for t in (query, key, value)), strict=True))
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        causal = mask is None
+        out = scaled_dot_product_attention(q, k, v, mask, dropout, causal, scale=scale)
+        return out.transpose(1, 2)
+
     parts: list[Tensor] = []
-    for start, length, prefix_start, prefix in layout.segments:
-        q, k, v = (t.narrow(2, start, length) for t in (query, key, value))
-        mask = None
-        if prefix:
-            k = torch.cat((key.narrow(2, prefix_start, prefix), k), dim=2)
-            v = torch.cat((value.narrow(2, prefix_start, prefix), v), dim=2)
-            mask = _staircase(layout, length, prefix, q.device)
-        part = scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale, dropout_p=dropout
-        )
-        parts.append(part.transpose(1, 2))
+    for _, prompt, _, completions in layout.table:
+        q, k, v = next(pieces)
+        parts.append(attend(q, k, v, None))
+        prompt_k, prompt_v = k.narrow(2, 0, prompt), v.narrow(2, 0, prompt)
+        for length in completions[1:]:
+            q, k, v = next(pieces)
+            k, v = torch.cat((prompt_k, k), dim=2), torch.cat((prompt_v, v), dim=2)
+            parts.append(attend(q, k, v, _staircase(layout, length, prompt, q.device)))
     return torch.cat(parts, dim=1)
 
 
@@ -157,35 +161,29 @@ def _all_heads(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tenso
     return key.repeat_interleave(times, dim=1), value.repeat_interleave(times, dim=1)
 
 
-def _tokens_first(tensor: Tensor) -> Tensor:
-    return tensor[0].transpose(0, 1)
-
-
-def _ragged(layout: Layout, device: torch.device) -> tuple[Tensor, Tensor, int, int, Tensor | None]:
-    """Where the queries and keys of each segment end, and which token each key is (None: as they lie).
+def _ragged(query: Tensor, key: Tensor, value: Tensor, layout: Layout) -> tuple[Any, ...]:
+    """Queries as they lie and keys as each segment sees them, where they end, and the longest of both.
 
     FlashAttention aligns a causal mask to the last query and the last key, which is the tree's rule exactly.
     """
     lengths = [s.length for s in layout.segments]
     seen = [s.length + s.prefix_length for s in layout.segments]
-    if ("ends", device) not in layout.memo:
+    memo, device = layout.memo, query.device
+    if ("ends", device) not in memo:
         for name, counts in (("ends", lengths), ("key ends", seen)):
-            ends = torch.tensor([0, *counts]).cumsum(0).to(torch.int32)
-            layout.memo[name, device] = ends.to(device)
-        if any(s.prefix_length for s in layout.segments):
-            places = [
-                torch.cat((torch.arange(p, p + n), torch.arange(start, start + length)))
-                for start, length, p, n in layout.segments
-            ]
-            layout.memo["keys", device] = torch.cat(places).to(device)
-    memo = layout.memo
+            memo[name, device] = torch.tensor([0, *counts]).cumsum(0).to(device, torch.int32)
+        places = layout.seen()
+        if places is not None:
+            memo["keys", device] = places.to(device)
+    q, k, v = (t[0].transpose(0, 1) for t in (query, key, value))
     keys = memo.get(("keys", device))
-    return memo["ends", device], memo["key ends", device], max(lengths), max(seen), keys
+    if keys is not None:
+        k, v = k.index_select(0, keys), v.index_select(0, keys)
+    ends = (memo["ends", device], memo["key ends", device])
+    return q.contiguous(), k.contiguous(), v.contiguous(), *ends, max(lengths), max(seen)
 
 
-def _varlen(
-    query: Tensor, key: Tensor, value: Tensor, layout: Layout, scale: float, dropout: float
-) -> Tensor:
+def _varlen(query: Tensor, key: Tensor, value: Tensor, layout: Layout, scale: float, _: float) -> Tensor:
     """FlashAttention 2 as it comes with torch. A prototype whose signature still moves: ask it what it takes."""
     from torch.nn.attention.varlen import varlen_attn
 
@@ -199,57 +197,40 @@ def _varlen(
         more["scale"] = scale
     else:
         query = query * (scale * query.shape[-1] ** 0.5)
-    ends, key_ends, longest, most_keys, keys = _ragged(layout, query.device)
-    q, k, v = (_tokens_first(t) for t in (query, key, value))
-    if keys is not None:
-        k, v = k.index_select(0, keys), v.index_select(0, keys)
     call: Any = varlen_attn
-    return call(q.contiguous(), k.contiguous(), v.contiguous(), ends, key_ends, longest, most_keys, **more)[
-        None
-    ]
+    return call(*_ragged(query, key, value, layout), **more)[None]
 
 
-def _flash_attn(
-    query: Tensor, key: Tensor, value: Tensor, layout: Layout, scale: float, dropout: float
-) -> Tensor:
+def _flash_attn(query: Tensor, key: Tensor, value: Tensor, layout: Layout, scale: float, _: float) -> Tensor:
     from flash_attn import flash_attn_varlen_func  # pyright: ignore[reportMissingImports]
 
-    ends, key_ends, longest, most_keys, keys = _ragged(layout, query.device)
-    q, k, v = (_tokens_first(t) for t in (query, key, value))
-    if keys is not None:
-        k, v = k.index_select(0, keys), v.index_select(0, keys)
-    return flash_attn_varlen_func(
-        q, k, v, ends, key_ends, longest, most_keys, softmax_scale=scale, causal=True
-    )[None]
+    return flash_attn_varlen_func(*_ragged(query, key, value, layout), softmax_scale=scale, causal=True)[None]
 
 
-def _flex(query: Tensor, key: Tensor, value: Tensor, layout: Layout, scale: float, dropout: float) -> Tensor:
+def _flex(query: Tensor, key: Tensor, value: Tensor, layout: Layout, scale: float, _: float) -> Tensor:
     """One call over the whole row; blocks that no segment touches are skipped."""
+    tokens = query.shape[2]
+    spare = -tokens % 128
+    q, k, v = (pad(t, (0, 0, 0, spare)) for t in (query, key, value))
+    mask, many = _block_mask(layout, tokens, spare, query.device), query.shape[1] != key.shape[1]
+    out = _flex_call(query.device.type)(q, k, v, block_mask=mask, scale=scale, enable_gqa=many)
+    return out[:, :, :tokens].transpose(1, 2)
+
+
+@functools.lru_cache
+def _flex_call(device: str) -> Any:
+    """Compiled once; on a CPU it has a gradient only in its slow form."""
     from torch.nn.attention.flex_attention import flex_attention
 
-    tokens = query.shape[2]
-    spare = -tokens % FLEX_BLOCK
-    q, k, v = (torch.nn.functional.pad(t, (0, 0, 0, spare)) for t in (query, key, value))
-    call: Any = torch.compile(flex_attention, dynamic=True) if query.device.type == "cuda" else flex_attention
-    many = query.shape[1] != key.shape[1]
-    out = call(
-        q, k, v, block_mask=_block_mask(layout, tokens, spare, query.device), scale=scale, enable_gqa=many
-    )
-    return out[:, :, :tokens].transpose(1, 2)
+    return torch.compile(flex_attention, dynamic=True) if device == "cuda" else flex_attention
 
 
 def _block_mask(layout: Layout, tokens: int, spare: int, device: torch.device) -> Any:
     from torch.nn.attention.flex_attention import create_block_mask
 
     if ("flex", device) not in layout.memo:
-        group = torch.full((tokens + spare,), -1)
-        branch = torch.full((tokens + spare,), -1)  # -1: the prompt, which all branches see
-        for i, (start, length, starts, lengths) in enumerate(layout.table):
-            group[start : start + length] = i
-            for j, (first, count) in enumerate(zip(starts, lengths, strict=True)):
-                group[first : first + count] = i
-                branch[first : first + count] = j
-        group, branch = group.to(device), branch.to(device)
+        # Places that fill the last block up see themselves: a row of nothing but -inf has no softmax.
+        group, branch = (pad(t, (0, spare), value=-1).to(device) for t in layout.branches())
 
         def sees(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
             own = (group[q] == group[k]) & ((branch[k] == -1) | (branch[k] == branch[q]))
