@@ -139,7 +139,10 @@ def test_what_the_stages_set_themselves_cannot_be_set_under_training() -> None:
 
 @pytest.mark.parametrize(
     ("key", "said"),
-    [("load_best_model_at_end: true", "the last policy is the stage's"), ("packing_strategy: wrapped", "cut rows")],
+    [
+        ("load_best_model_at_end: true", "the last policy is the stage's"),
+        ("packing_strategy: wrapped", "cut rows"),
+    ],
 )
 def test_settings_that_would_not_do_what_they_say_are_refused(key: str, said: str, tmp_path: Path) -> None:
     recipe = tmp_path / "r.yaml"

@@ -92,6 +92,20 @@ def test_preference_equals_trl(how: str, loss: str, tmp_path: Path, logged: list
     expected = column(theirs.state.log_history, "loss")
     assert len(expected) == STEPS
     assert abs(expected[0] - expected[-1]) > 0.01
+    for engine in ("tree", "packed"):
+        padded, logged[:] = list(logged), []
+        run_prefer(
+            tmp_path / engine,
+            "tiny",
+            **COMMON,
+            beta=0.3,
+            loss_type=loss,
+            max_length=50,
+            engine=engine,
+            **HOW[how],
+        )
+        assert column(logged, "loss") == pytest.approx(expected, abs=1e-5)
+        logged[:] = padded
     assert column(logged, "loss") == pytest.approx(expected, abs=1e-5)
     for key in ("rewards/chosen", "rewards/rejected", "logps/chosen"):
         assert column(logged, key) == pytest.approx(column(theirs.state.log_history, key), abs=1e-3, rel=1e-5)

@@ -146,6 +146,9 @@ class PreferOptions(ModelOptions, AdapterOptions, TrainingOptions):
     """The share of pairs assumed to be the wrong way round, for cdpo, cpo, simpo, robust, exo_pair and aot."""
     simpo_gamma: Annotated[float, Field(ge=0)] = 0.5
     """SimPO's margin."""
+    engine: Literal["auto", "tree", "packed", "padded"] = "padded"
+    """How log-probabilities are computed. `padded`: TRL's way. `tree`: a prompt once for both answers, no padding.
+    `packed`: no padding. `auto`: the first of them that applies to the model, and says which."""
     ld_alpha: Annotated[float, Field(ge=0, le=1)] | None = None
     """Weight of the tokens beyond the shorter completion's length."""
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-6

@@ -26,14 +26,15 @@ def pair_metrics(
         total, count = gather((values * of).sum().detach()).sum(), gather(of.sum()).sum()
         return (total / count).item() if count > 0 else 0.0
 
-    metrics["entropy"].append(share(outputs.entropy[:, -width:], mask))
-    for side, logits, own in zip(
-        ("chosen", "rejected"), outputs.mean_logits[:, -width:].chunk(2), mask.chunk(2), strict=True
-    ):
-        metrics[f"logits/{side}"].append(share(logits, own))
-    metrics["mean_token_accuracy"].append(
-        share(outputs.is_top1[:, -width:].chunk(2)[0].float(), mask.chunk(2)[0])
-    )
+    if outputs is not None:  # the engine's head computes log-probabilities and nothing beside them
+        metrics["entropy"].append(share(outputs.entropy[:, -width:], mask))
+        for side, logits, own in zip(
+            ("chosen", "rejected"), outputs.mean_logits[:, -width:].chunk(2), mask.chunk(2), strict=True
+        ):
+            metrics[f"logits/{side}"].append(share(logits, own))
+        metrics["mean_token_accuracy"].append(
+            share(outputs.is_top1[:, -width:].chunk(2)[0].float(), mask.chunk(2)[0])
+        )
     if mode == "train":
         seen = gather(inputs["attention_mask"].sum()).sum().item()
         trainer._total_train_tokens += seen // trainer._tp_size

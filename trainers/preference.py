@@ -10,13 +10,14 @@ from trl import DPOConfig, DPOTrainer
 from data.errors import RecipeError, TrainingError
 from trainers import checkpoints, losses
 from trainers.arguments import build, training_arguments
-from trainers.completions import CompletionsOnly, completion_sums
+from trainers.completions import CompletionsOnly
 from trainers.config import PreferOptions
 from trainers.loop import run_training
 from trainers.models import TRAINED, Loaded, activate, below_names, load_policy
 from trainers.pair_metrics import pair_metrics
 from trainers.prepare import check_context, load_rows
-from trainers.reference import COLUMNS, Reference
+from trainers.reference import Reference
+from trainers.scoring import REFERENCE, score
 from trainers.watching import FiniteLoss, Teller
 from trainers.work import Work
 
@@ -32,10 +33,14 @@ class PreferenceTrainer(FiniteLoss, CompletionsOnly, checkpoints.SealedCheckpoin
     loaded: there is no second model in memory, and neither a resume nor a restart can move them.
     """
 
-    def __init__(self, *args: Any, loaded: Loaded, reference: Reference, loss: Losses, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, loaded: Loaded, reference: Reference, loss: Losses, engine: str, **kwargs: Any
+    ) -> None:
         self.loaded = loaded
         self.reference = reference
         self.loss = loss
+        self.engine = "padded"
+        self.engine_asked = engine
         self.first_loss: float | None = None
         super().__init__(*args, model=loaded.model, processing_class=loaded.tokenizer, **kwargs)
 
@@ -43,7 +48,7 @@ class PreferenceTrainer(FiniteLoss, CompletionsOnly, checkpoints.SealedCheckpoin
         return dataset  # tokenised, cut and counted already
 
     def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
-        if COLUMNS[0] in dataset.column_names:
+        if REFERENCE[0] in dataset.column_names:
             return dataset
         self._undo_ref_adapter()
         return (
@@ -59,29 +64,24 @@ class PreferenceTrainer(FiniteLoss, CompletionsOnly, checkpoints.SealedCheckpoin
         activate(self.model, below_names(self.loaded.policy), trained=TRAINED in peft_config)
 
     def _compute_loss(self, model: Any, inputs: dict[str, torch.Tensor], return_outputs: bool) -> Any:
-        args: Any = self.args
-        mask = inputs["completion_mask"][..., 1:]
-        asked: dict[str, Any] = {k: v for k, v in inputs.items() if k not in ("completion_mask", *COLUMNS)}
-        if self.aux_loss_enabled:
-            asked["output_router_logits"] = True
-        labels = inputs["input_ids"].masked_fill(inputs["completion_mask"] == 0, -100)
-        outputs = model(**asked, use_cache=False, labels=labels, fused_lm_head=True)
-        # Prompt-learning PEFT prepends virtual tokens to the outputs; the last positions are the real ones.
-        tokens = outputs.log_probs[:, -mask.size(1) :]
-        chosen, rejected = completion_sums(tokens, mask, args.ld_alpha).chunk(2)
-        chosen_length, rejected_length = mask.sum(dim=1).chunk(2)
-        plain = None if args.ld_alpha is None else tokens.sum(dim=1).chunk(2)[0]
-        ref_chosen, ref_rejected = (inputs.get(column) for column in COLUMNS)
+        found = score(self, model, inputs)
+        ref_chosen, ref_rejected = (inputs.get(column) for column in REFERENCE)
         pairs = losses.Pairs(
-            chosen, rejected, chosen_length, rejected_length, ref_chosen, ref_rejected, plain
+            found.chosen,
+            found.rejected,
+            found.chosen_length,
+            found.rejected_length,
+            ref_chosen,
+            ref_rejected,
+            found.chosen_plain,
         )
         loss, parts = losses.combine(self.loss.terms, pairs, self.loss.settings)
-        if self.aux_loss_enabled:
-            loss = loss + self.router_aux_loss_coef * outputs.aux_loss
-            parts["aux_loss"] = outputs.aux_loss.detach()
+        if self.aux_loss_enabled and found.outputs is not None and found.outputs.aux_loss is not None:
+            loss = loss + self.router_aux_loss_coef * found.outputs.aux_loss
+            parts["aux_loss"] = found.outputs.aux_loss.detach()
         self._check_first(loss)
-        pair_metrics(self, outputs, pairs, parts if len(parts) > 1 else {}, inputs)
-        return (loss, outputs) if return_outputs else loss
+        pair_metrics(self, found.outputs, pairs, parts if len(parts) > 1 else {}, inputs)
+        return (loss, found.outputs) if return_outputs else loss
 
     def _check_first(self, loss: torch.Tensor) -> None:
         """While policy and reference are the same model, most losses have a value known beforehand."""
@@ -151,6 +151,7 @@ def train_preference(options: PreferOptions, start: str, work: Work, *, name: st
         loaded=loaded,
         reference=reference,
         loss=loss,
+        engine=options.engine,
         args=args,
         train_dataset=train_rows,
         eval_dataset=eval_rows,

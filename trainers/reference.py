@@ -12,13 +12,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from data.errors import ModelError
-from trainers.completions import completion_sums, completions_only
+from trainers.completions import completions_only
+from trainers.scoring import REFERENCE, score
 from trainers.work import Work
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-COLUMNS = ("ref_chosen_logps", "ref_rejected_logps")
 MAX_GAP = 1e-3
 """Nats by which a row measured again may differ from the stored one: another kind of processor, not another policy."""
 
@@ -47,15 +47,15 @@ class Reference:
                 _write(file, key, stored)
         else:
             self._check(loader, stored, trainer)
-        columns = {column: stored[column].tolist() for column in COLUMNS}
+        columns = {column: stored[column].tolist() for column in REFERENCE}
         return concatenate_datasets([dataset, Rows.from_dict(columns)], axis=1)
 
     def _measure(self, loader: Any, rows: int, name: str, trainer: Any) -> dict[str, torch.Tensor]:
-        parts: dict[str, list[torch.Tensor]] = {column: [] for column in COLUMNS}
+        parts: dict[str, list[torch.Tensor]] = {column: [] for column in REFERENCE}
         done = 0
         for batch in loader:
             values = trainer.accelerator.gather_for_metrics(_log_probs(trainer, batch))
-            for column, value in zip(COLUMNS, values, strict=True):
+            for column, value in zip(REFERENCE, values, strict=True):
                 parts[column].append(value.float().cpu())
             done += len(values[0])
             self.work.progress(done=done, total=rows, unit=f"reference rows ({name})")
@@ -63,7 +63,7 @@ class Reference:
 
     def _check(self, loader: Any, stored: dict[str, torch.Tensor], trainer: Any) -> None:
         values = trainer.accelerator.gather_for_metrics(_log_probs(trainer, next(iter(loader))))
-        for column, value in zip(COLUMNS, values, strict=True):
+        for column, value in zip(REFERENCE, values, strict=True):
             gap = (value.float().cpu() - stored[column][: len(value)]).abs().max().item()
             self.gap = max(self.gap, gap)
         if not self.gap <= MAX_GAP:
@@ -84,6 +84,7 @@ class Reference:
             "ld_alpha": args.ld_alpha,
             "bf16": args.bf16,
             "batch": batch_size,
+            "engine": trainer.engine,
             "processes": trainer.accelerator.num_processes,
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -91,23 +92,12 @@ class Reference:
 
 def _log_probs(trainer: Any, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     """Summed as the loss sums the policy's, so that both are the same number before the first step."""
-    labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, -100)
     training = trainer.model.training
     trainer.model.eval()
     with torch.no_grad(), completions_only(), trainer.accelerator.autocast():
-        outputs = trainer.model(
-            input_ids=batch["input_ids"],
-            attention_mask=batch["attention_mask"],
-            use_cache=False,
-            labels=labels,
-            fused_lm_head=True,
-        )
+        found = score(trainer, trainer.model, batch)
     trainer.model.train(training)
-    mask = batch["completion_mask"][..., 1:]
-    tokens = outputs.log_probs[:, -mask.size(1) :]
-    sums = completion_sums(tokens, mask, trainer.args.ld_alpha)
-    chosen_sums, rejected_sums = sums.chunk(2)
-    return chosen_sums, rejected_sums
+    return found.chosen, found.rejected
 
 
 def _loader(dataset: Dataset, batch_size: int, trainer: Any) -> Any:
@@ -132,7 +122,7 @@ def _read(file: Path, key: str) -> dict[str, torch.Tensor] | None:
     try:
         with safe_open(str(file), framework="pt") as stored:
             metadata: dict[str, str] = stored.metadata() or {}
-            return {c: stored.get_tensor(c) for c in COLUMNS} if metadata.get("key") == key else None
+            return {c: stored.get_tensor(c) for c in REFERENCE} if metadata.get("key") == key else None
     except SafetensorError:
         return None  # half-written: measured anew
 
