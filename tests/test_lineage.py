@@ -78,7 +78,8 @@ def test_the_first_loss_is_ln_2(
 def test_the_tree_engine_measures_the_same_reference(how: str, sft: dict[str, Path], tmp_path: Path):
     said = {}
     for engine in ("padded", "tree"):
-        run_prefer(tmp_path / engine, str(sft[how]), max_steps=1, engine=engine, **keep(how))
+        figures = run_prefer(tmp_path / engine, str(sft[how]), max_steps=1, engine=engine, **keep(how))
+        assert figures["engine"] == engine
         said[engine] = load_file(tmp_path / engine / "scratch" / "reference-train.safetensors")
     for column in said["padded"]:
         torch.testing.assert_close(said["tree"][column], said["padded"][column], atol=1e-4, rtol=0)

@@ -94,16 +94,9 @@ def test_preference_equals_trl(how: str, loss: str, tmp_path: Path, logged: list
     assert abs(expected[0] - expected[-1]) > 0.01
     for engine in ("tree", "packed"):
         padded, logged[:] = list(logged), []
-        run_prefer(
-            tmp_path / engine,
-            "tiny",
-            **COMMON,
-            beta=0.3,
-            loss_type=loss,
-            max_length=50,
-            engine=engine,
-            **HOW[how],
-        )
+        options = {**COMMON, "beta": 0.3, "loss_type": loss, "max_length": 50, **HOW[how]}
+        figures = run_prefer(tmp_path / engine, "tiny", engine=engine, **options)
+        assert figures["engine"] == engine
         assert column(logged, "loss") == pytest.approx(expected, abs=1e-5)
         logged[:] = padded
     assert column(logged, "loss") == pytest.approx(expected, abs=1e-5)

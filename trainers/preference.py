@@ -17,7 +17,7 @@ from trainers.models import TRAINED, Loaded, activate, below_names, load_policy
 from trainers.pair_metrics import pair_metrics
 from trainers.prepare import check_context, load_rows
 from trainers.reference import Reference
-from trainers.scoring import REFERENCE, score
+from trainers.scoring import REFERENCE, choose_engine, score
 from trainers.watching import FiniteLoss, Teller
 from trainers.work import Work
 
@@ -50,7 +50,9 @@ class PreferenceTrainer(FiniteLoss, CompletionsOnly, checkpoints.SealedCheckpoin
     def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
         if REFERENCE[0] in dataset.column_names:
             return dataset
-        self._undo_ref_adapter()
+        if name == "train":  # once: TRL measures the training rows first
+            self._undo_ref_adapter()
+            self.engine = choose_engine(self.engine_asked, self, self.reference.work)
         return (
             self.reference.add_to(dataset, name, batch_size, self) if self.loss.needs_reference else dataset
         )
@@ -158,6 +160,7 @@ def train_preference(options: PreferOptions, start: str, work: Work, *, name: st
         callbacks=[Teller(work)],
     )
     metrics = run_training(trainer, loaded, work, name=name, keep=options.save_total_limit, keys=KEYS)
+    metrics["engine"] = trainer.engine
     if loss.needs_reference:
         metrics["reference_gap"] = reference.gap
     if trainer.first_loss is not None:
