@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -109,7 +110,13 @@ def started(*arguments: str | Path, cwd: Path) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=listening,
     )
+
+
+def listening() -> None:
+    """A shell starts background jobs deaf to Ctrl-C, and these tests may be part of one."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def until(happened: Callable[[], object], seconds: float = 30) -> None:

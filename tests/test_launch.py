@@ -22,6 +22,7 @@ from tests.handmade import (
     environment,
     give_answers,
     heliograph,
+    listening,
     started,
     until,
     workers_of,
@@ -189,7 +190,7 @@ def test_ctrl_c_at_a_terminal_reaches_the_whole_group_and_stops_once(blocked: Pa
         stdout=slave,
         stderr=slave,
         start_new_session=True,
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        preexec_fn=lambda: (listening(), fcntl.ioctl(0, termios.TIOCSCTTY, 0)),
     )
     os.close(slave)
     worker = at_work(run_dir)

@@ -17,7 +17,9 @@ from trainers.config import LossType
 from trainers.loss_inputs import average
 from trainers.losses import PAIRED, UNPAIRED, Divergence, Pairs, Rows, Settings, Term, check, combine, terms
 
-FIFTEEN: tuple[str, ...] = get_args(LossType)
+ELSEWHERE = {"cdpo", "cpo", "cpo_hinge", "cpo_ipo", "simpo", "orpo"}
+"""Losses that TRL's DPOTrainer does not have."""
+FIFTEEN: tuple[str, ...] = tuple(name for name in get_args(LossType) if name not in ELSEWHERE)
 DIVERGENCES: tuple[Divergence, ...] = get_args(Divergence)
 SMOOTH = Settings(label_smoothing=0.1)
 
