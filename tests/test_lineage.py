@@ -21,6 +21,12 @@ class Stop(Exception):  # noqa: N818 - it stands for a signal
     """Stands for the process that ends in the middle of training."""
 
 
+def stop_at_3(self: object, args: object, state: object, control: object, **_: object) -> None:
+    """In the place of the callback that tells how far training is."""
+    if state.global_step == 3:
+        raise Stop
+
+
 @pytest.fixture(scope="module")
 def sft(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """One finished SFT stage for each way of training."""
@@ -91,10 +97,6 @@ def test_resume_keeps_the_reference_and_ends_in_the_same_weights(
 ):
     run_prefer(tmp_path / "straight", str(sft[how]), save_steps=2, **keep(how))
 
-    def stop_at_3(self: object, args: object, state: object, control: object, **_: object) -> None:
-        if state.global_step == 3:
-            raise Stop
-
     with monkeypatch.context() as patched:
         patched.setattr(watching.Teller, "on_step_end", stop_at_3)
         with pytest.raises(Stop):
@@ -115,10 +117,6 @@ def test_restart_without_checkpoints_measures_the_same_reference(
     how: str, sft: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """The fault to avoid: after a restart the reference is the policy in the middle of training."""
-
-    def stop_at_3(self: object, args: object, state: object, control: object, **_: object) -> None:
-        if state.global_step == 3:
-            raise Stop
 
     with monkeypatch.context() as patched:
         patched.setattr(watching.Teller, "on_step_end", stop_at_3)
