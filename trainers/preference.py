@@ -7,13 +7,14 @@ from typing import Any
 import torch
 from trl import DPOConfig, DPOTrainer
 
-from data.errors import RecipeError, TrainingError
+from data.errors import TrainingError
 from trainers import checkpoints, losses
 from trainers.arguments import build, training_arguments
 from trainers.completions import CompletionsOnly
 from trainers.config import PreferOptions
 from trainers.loop import run_training
 from trainers.models import TRAINED, Loaded, activate, below_names, load_policy
+from trainers.objective import Objective
 from trainers.pair_metrics import pair_metrics
 from trainers.prepare import check_context, load_rows
 from trainers.reference import Reference
@@ -34,7 +35,7 @@ class PreferenceTrainer(FiniteLoss, CompletionsOnly, checkpoints.SealedCheckpoin
     """
 
     def __init__(
-        self, *args: Any, loaded: Loaded, reference: Reference, loss: Losses, engine: str, **kwargs: Any
+        self, *args: Any, loaded: Loaded, reference: Reference, loss: Objective, engine: str, **kwargs: Any
     ) -> None:
         self.loaded = loaded
         self.reference = reference
@@ -105,30 +106,6 @@ class PreferenceTrainer(FiniteLoss, CompletionsOnly, checkpoints.SealedCheckpoin
             )
 
 
-class Losses:
-    """What is trained on: the summands and their numbers, checked before anything is loaded."""
-
-    def __init__(self, options: PreferOptions, config: Any) -> None:
-        names = [options.loss_type] if isinstance(options.loss_type, str) else list(options.loss_type)
-        self.terms = losses.terms(names, options.loss_weights, options.sft_weight)
-        self.settings = losses.Settings(
-            beta=options.beta,
-            label_smoothing=options.label_smoothing,
-            f_divergence_type=config.f_divergence_type,
-            f_alpha_divergence_coef=config.f_alpha_divergence_coef,
-            discopop_tau=config.discopop_tau,
-            simpo_gamma=options.simpo_gamma,
-        )
-        losses.check(self.terms, self.settings)
-        self.needs_reference = any(term.loss.needs_reference for term in self.terms)
-        if config.use_weighting:
-            raise RecipeError(
-                "use_weighting (WPO) is not there yet",
-                where="training.use_weighting",
-                way_out="Leave it out.",
-            )
-
-
 def train_preference(options: PreferOptions, start: str, work: Work, *, name: str) -> dict[str, Any]:
     """Train, or go on training, from the newest whole checkpoint; leave the policy in `out/model`."""
     train_rows, eval_rows = load_rows(work.out)
@@ -144,7 +121,7 @@ def train_preference(options: PreferOptions, start: str, work: Work, *, name: st
         # TRL switches dropout off in preference training, the adapter's too, unless it is told not to.
         disable_dropout=options.lora_dropout == 0,
     )
-    loss = Losses(options, args)
+    loss = Objective(options, args)
     loaded = load_policy(start, options, work, train=options, exact=True, seed=options.seed)
     check_context(loaded.model, work)
     reference = Reference(work, start)
