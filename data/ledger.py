@@ -73,6 +73,10 @@ class Ledger(BaseModel):
     identical: int = 0
     identical_by_cutting: int = 0
     prompt_ends_moved: int = 0
+    prompts: int = 0
+    """Of rows grouped by prompt; 0 where they are not."""
+    answers: int = 0
+    """Different answers to them."""
     tokens: int = 0
     loss_tokens: int = 0
     longest: int = 0
@@ -104,6 +108,10 @@ class Ledger(BaseModel):
     def move_prompt_end(self) -> None:
         """The prompt's last tokens merge with the completion's first, so the completion starts earlier."""
         self.prompt_ends_moved += 1
+
+    def group(self, *, prompts: int, answers: int) -> None:
+        """The kept pairs, put together by prompt."""
+        self.prompts, self.answers = prompts, answers
 
     def keep(self, *, length: int, tokens: int, loss_tokens: int) -> None:
         """`length` is the longest sequence that the model sees for the row, `tokens` all its stored ids."""
@@ -174,6 +182,10 @@ class Ledger(BaseModel):
             lines.append(
                 f"  prompt not a prefix of prompt + completion: {self.prompt_ends_moved:,} "
                 "(the completion starts where they part)"
+            )
+        if self.prompts:
+            lines.append(
+                f"  grouped: {self.prompts:,} prompts with {self.answers:,} different answers, {self.kept:,} pairs"
             )
         if self.kept and self.tokens:
             spread = ", ".join(f"≤{bound}: {rows:,}" for bound, rows in sorted(self.lengths.items()))

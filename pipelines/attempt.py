@@ -20,6 +20,8 @@ from pipelines.staleness import differences, input_files
 
 Tell = Callable[[dict[str, Any]], None]
 """Receives what happens, as small JSON values: {"event": "say", "stage": …, "line": …}."""
+STORE = ".store"
+"""Beside the runs, and shared by them. A run's name cannot begin with a dot."""
 TELL_EVERY = 0.2
 MARK_EVERY = 0.5
 
@@ -114,6 +116,7 @@ def run_stage(stage: Stage, earlier: set[str], setting: Setting) -> state.Done:
             log=reporter.log,
             inputs=inputs,
             base=setting.base,
+            store=setting.run_dir.parent / STORE,
         )
         provenance.reset_peak_memory()
         clock = time.monotonic()

@@ -132,9 +132,9 @@ def test_the_first_loss_is_checked_against_what_it_must_be(tmp_path: Path, monke
 
     measured = reference._log_probs
 
-    def moved(trainer, batch):
-        chosen, rejected = measured(trainer, batch)
-        return chosen + 2.0, rejected
+    def moved(trainer, groups):
+        for place, tokens in enumerate(measured(trainer, groups)):
+            yield tokens + 1.0 if place % 2 else tokens
 
     monkeypatch.setattr(reference, "_log_probs", moved)
     with pytest.raises(TrainingError, match=r"of a policy that is its own reference it is 0\.693"):
@@ -162,8 +162,9 @@ def test_losses_that_trl_has_elsewhere_train(loss: str, tmp_path: Path):
 def test_the_names_of_losses_are_those_there_are():
     from typing import get_args
 
-    from trainers.config import SMOOTHED, LossType
-    from trainers.losses import PAIRED
+    from trainers.config import JUDGED, SMOOTHED, LossType
+    from trainers.losses import PAIRED, UNPAIRED
 
-    assert set(get_args(LossType)) == set(PAIRED)
+    assert set(get_args(LossType)) == set(PAIRED) | JUDGED
+    assert set(UNPAIRED) >= JUDGED
     assert {name for name, loss in PAIRED.items() if loss.smooths} == SMOOTHED

@@ -102,3 +102,56 @@ def test_preference_equals_trl(how: str, loss: str, tmp_path: Path, logged: list
     assert column(logged, "loss") == pytest.approx(expected, abs=1e-5)
     for key in ("rewards/chosen", "rewards/rejected", "logps/chosen"):
         assert column(logged, key) == pytest.approx(column(theirs.state.log_history, key), abs=1e-3, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("loss", "how", "engines"),
+    [("kto", "lora", ("padded", "tree", "packed")), ("apo_zero_unpaired", "full", ("tree",))],
+)
+def test_single_answers_equal_trl(
+    loss: str, how: str, engines: tuple[str, ...], tmp_path: Path, logged: list[dict[str, float]]
+):
+    from trl import KTOConfig, KTOTrainer
+
+    rows = [
+        {"prompt": row["prompt"], "completion": row["chosen" if i % 3 else "rejected"], "label": bool(i % 3)}
+        for i, row in enumerate(pair_rows())
+    ]
+    scale = {"desirable_weight": 1.5, "undesirable_weight": 0.5}
+    theirs = KTOTrainer(
+        model=str(aliases.resolve("tiny")),
+        args=KTOConfig(**trl_settings(tmp_path / "theirs"), beta=0.3, loss_type=loss, max_length=60, **scale),
+        train_dataset=Dataset.from_list(rows),
+        peft_config=trl_lora() if how == "lora" else None,
+    )
+    theirs.train()
+    expected = column(theirs.state.log_history, "loss")
+    assert len(expected) == STEPS
+    assert abs(expected[0] - expected[-1]) > 0.01
+    for engine in engines:
+        logged.clear()
+        options = {**COMMON, "beta": 0.3, "loss_type": loss, "max_length": 60, **scale, **HOW[how]}
+        options["training"] = {"train_sampling_strategy": "sequential"}  # TRL's KTO does not shuffle
+        figures = run_prefer(tmp_path / engine, "tiny", rows=rows, engine=engine, **options)
+        assert figures["engine"] == engine
+        assert column(logged, "loss") == pytest.approx(expected, abs=1e-5)
+        if loss == "kto":
+            assert column(logged, "kl") == pytest.approx(column(theirs.state.log_history, "kl"), abs=1e-4)
+            assert max(column(logged, "kl")) > 0
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.4])
+def test_ld_alpha_equals_trl_on_every_engine(alpha: float, tmp_path: Path, logged: list[dict[str, float]]):
+    from trl import DPOConfig, DPOTrainer
+
+    theirs = DPOTrainer(
+        model=str(aliases.resolve("tiny")),
+        args=DPOConfig(**trl_settings(tmp_path / "theirs"), beta=0.3, ld_alpha=alpha),
+        train_dataset=Dataset.from_list(pair_rows()),
+    )
+    theirs.train()
+    expected = column(theirs.state.log_history, "loss")
+    for engine in ("padded", "tree"):
+        logged.clear()
+        run_prefer(tmp_path / engine, "tiny", engine=engine, **COMMON, beta=0.3, ld_alpha=alpha)
+        assert column(logged, "loss") == pytest.approx(expected, abs=1e-5)

@@ -17,7 +17,7 @@ from trainers.config import LossType
 from trainers.loss_inputs import average
 from trainers.losses import PAIRED, UNPAIRED, Divergence, Pairs, Rows, Settings, Term, check, combine, terms
 
-ELSEWHERE = {"cdpo", "cpo", "cpo_hinge", "cpo_ipo", "simpo", "orpo"}
+ELSEWHERE = {"cdpo", "cpo", "cpo_hinge", "cpo_ipo", "simpo", "orpo", "kto", "apo_zero_unpaired"}
 """Losses that TRL's DPOTrainer does not have."""
 FIFTEEN: tuple[str, ...] = tuple(name for name in get_args(LossType) if name not in ELSEWHERE)
 DIVERGENCES: tuple[Divergence, ...] = get_args(Divergence)

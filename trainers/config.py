@@ -5,9 +5,13 @@ Torch-free: recipes are checked against these before anything heavy is imported.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
+
+from trainers.logic.links import Link
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Attention = Literal["auto", "flash_attention_2", "flash_attention_3", "sdpa", "eager", "flex_attention"]
@@ -125,15 +129,60 @@ class SftOptions(ModelOptions, AdapterOptions, TrainingOptions):
 LossType = Literal[
     "sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot",
     "aot_unpaired", "apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm",
-    "cdpo", "cpo", "cpo_hinge", "cpo_ipo", "simpo", "orpo",
+    "cdpo", "cpo", "cpo_hinge", "cpo_ipo", "simpo", "orpo", "kto", "apo_zero_unpaired",
 ]  # fmt: skip
+JUDGED = frozenset({"kto", "apo_zero_unpaired"})
+"""The losses over single answers with a `label`; all others are over pairs."""
 SMOOTHED = frozenset({"exo_pair", "robust", "aot", "aot_unpaired", "cdpo", "cpo", "simpo"})
 """The losses that read `label_smoothing`; TRL ignores it in all others without a word."""
+
+
+class SymbolicLoss(Closed):
+    """A loss stated as logic. A name or a formula alone is short for `formula:`."""
+
+    formula: Annotated[str, Field(min_length=1)]
+    """P, over Winner, Loser, Ref.Winner and Ref.Loser: what should hold, as in `Loser -> Winner`; or a named loss,
+    in any case, as in `cCPO` or `ref-ORPO`: `heliograph loss list` shows them."""
+    given: Annotated[str, Field(min_length=1)] | None = None
+    """P_C: cases outside it do not count. Left out: all do."""
+    also: Annotated[str, Field(min_length=1)] | None = None
+    """P_A: cases in it count for the formula and against it. Left out: none do."""
+    link: Link | None = None
+    """From the log ratio rho to the loss: `logistic` -log sigmoid(beta rho), `squared` (rho - 1/(2 beta))^2, `hinge`
+    max(0, beta - rho), `margin` max(0, -rho). Left out: the named loss's own; logistic for a formula."""
+    beta: Annotated[float, Field(gt=0)] | None = None
+    """Left out: the stage's `beta` where it is written, else the named loss's own; 1 for a formula."""
+    sft_weight: Annotated[float, Field(ge=0)] | None = None
+    """Left out: the stage's; else 0.01 where both answers could become improbable together at no cost, and 0."""
+    average_log_prob: bool | None = None
+    """Log-probabilities per token instead of sums. Left out: where the loss needs 1 - p or adds probabilities."""
+    allow_sums: bool = False
+    """Take `average_log_prob: false` even where sums turn 1 - p into 1, and with it the loss into another one."""
+    offset: float | None = None
+    """Subtracted from rho: SimPO's gamma / beta, ODPO's margin. Left out: SimPO's own, else 0."""
+    length_alpha: float | None = None
+    """R-DPO's alpha: added to beta * rho for each token by which the chosen answer is the longer one."""
+    floor: Annotated[float, Field(gt=0, le=0.1)] = 1e-6
+    """1 - p is never taken below it: the gradient is bounded by its inverse, and what was clamped is counted."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, value: object) -> object:
+        return {"formula": value} if isinstance(value, str) else value
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        return {"anyOf": [{"type": "string"}, handler(core_schema)]}
 
 
 class PreferOptions(ModelOptions, AdapterOptions, TrainingOptions):
     """What preference training adds."""
 
+    loss: SymbolicLoss | None = None
+    """A loss stated as logic, instead of `loss_type`: a name such as `cCPO`, a formula, or a mapping of the
+    [settings of a loss](#a-loss-stated-as-logic)."""
     loss_type: LossType | Annotated[tuple[LossType, ...], Field(min_length=1)] = "sigmoid"
     """TRL's name of the loss; `sigmoid` is DPO, `cdpo` is DPO with label smoothing. Several are added up."""
     loss_weights: tuple[float, ...] | None = None
@@ -146,13 +195,35 @@ class PreferOptions(ModelOptions, AdapterOptions, TrainingOptions):
     """The share of pairs assumed to be the wrong way round, for cdpo, cpo, simpo, robust, exo_pair and aot."""
     simpo_gamma: Annotated[float, Field(ge=0)] = 0.5
     """SimPO's margin."""
-    engine: Literal["auto", "tree", "packed", "padded"] = "padded"
-    """How log-probabilities are computed. `padded`: TRL's way. `tree`: a prompt once for both answers, no padding.
-    `packed`: no padding. `auto`: the first of them that applies to the model, and says which."""
+    desirable_weight: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of the wanted answers in kto and apo_zero_unpaired."""
+    undesirable_weight: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of the unwanted ones."""
+    weight_column: str | None = None
+    """Column with a weight for each row, such as the agreement of those who judged it; 2 counts as the row twice."""
+    group_by_prompt: bool = False
+    """A row is then a prompt with all its pairs, trained in one batch; an answer that is in several pairs is scored
+    once."""
+    engine: Literal["auto", "tree", "packed", "padded"] = "auto"
+    """How log-probabilities are computed. `tree`: a prompt once for all its answers, no padding. `packed`: no padding.
+    `padded`: TRL's way. `auto`: the tree where the model allows it, else padded, and says which."""
     ld_alpha: Annotated[float, Field(ge=0, le=1)] | None = None
     """Weight of the tokens beyond the shorter completion's length."""
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-6
     """Peak learning rate of AdamW."""
+
+    @model_validator(mode="after")
+    def _one_beta(self) -> Self:
+        """Write the beta of a stated loss out: once resolved, a default looks like a choice."""
+        if self.loss is not None:
+            from trainers.logic.lookup import default_beta  # most recipes need no logic to be read
+
+            own = self.loss.beta
+            if own is None:
+                own = self.beta if "beta" in self.model_fields_set else default_beta(self.loss.formula)
+            object.__setattr__(self, "beta", own)
+            object.__setattr__(self, "loss", self.loss.model_copy(update={"beta": own}))
+        return self
 
 
 class GenerationOptions(Closed):
@@ -164,6 +235,14 @@ class GenerationOptions(Closed):
     """Answers written side by side. Every answer has its own random numbers, whatever the batch."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
     """Seeds every answer's random numbers."""
+    stop_strings: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    """An answer ends where its text has one of these; the text is cut before it. So do the model's own."""
+    generation_engine: Literal["auto", "prefill", "continuous"] = "auto"
+    """`prefill`: a prompt is read once for all its answers. `continuous`: transformers' continuous batching, for
+    CUDA; what it cannot honour is refused (stop strings, processors that the model's file asks for), and it draws
+    all answers from one stream: with the same seed they depend on which ran side by side, so a run that is
+    interrupted goes on with other answers than it would have had. `auto`: `continuous` on CUDA where answers are
+    greedy (`evaluate`) and nothing hinders it, else `prefill`."""
 
 
 class SamplingOptions(GenerationOptions):

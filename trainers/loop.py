@@ -11,6 +11,7 @@ from transformers.trainer_callback import PrinterCallback
 from data.errors import TrainingError
 from trainers import checkpoints
 from trainers.models import Loaded, save_policy
+from trainers.preemption import train_until_asked
 from trainers.watching import summary
 from trainers.work import Work
 
@@ -27,7 +28,7 @@ def run_training(
     if checkpoint is not None:
         work.say(f"going on from {checkpoint.name}")
     started = time.monotonic()
-    result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    result = train_until_asked(trainer, checkpoint)
     if trainer.state.global_step == 0:
         raise TrainingError(
             "not one step was made", where=str(work.out), way_out="Give more rows or a smaller batch."

@@ -26,7 +26,10 @@ __all__ = [
     "Totals",
     "check",
     "combine",
+    "judged",
+    "judged_terms",
     "reduce",
+    "sft_term",
     "step0",
     "terms",
     "totals",
@@ -58,7 +61,38 @@ def terms(
     found = [Term(PAIRED[name], weight) for name, weight in zip(names, weights, strict=True)]
     if sft_weight is None:
         sft_weight = sum(term.weight * term.loss.sft_weight for term in found)
-    return (*found, Term(PAIRED["sft"], sft_weight)) if sft_weight else tuple(found)
+    return (*found, *sft_term(sft_weight))
+
+
+def sft_term(weight: float) -> tuple[Term[Pairs], ...]:
+    """The likelihood of the chosen answers beside another loss; none at weight 0."""
+    return (Term(PAIRED["sft"], weight),) if weight else ()
+
+
+def judged(names: Sequence[str]) -> bool:
+    """Whether these losses are of single answers; a mixture of both kinds has no data it could be trained on."""
+    single = [name for name in names if name in UNPAIRED]
+    if single and len(single) < len(names):
+        others = ", ".join(name for name in names if name not in single)
+        raise RecipeError(
+            f"{', '.join(single)} is a loss of single answers, and {others} of pairs",
+            way_out="take losses of one kind",
+        )
+    return bool(single)
+
+
+def judged_terms(
+    names: Sequence[str], loss_weights: Sequence[float] | None = None, sft_weight: float | None = None
+) -> tuple[Term[Rows], ...]:
+    """The summands over single answers."""
+    weights = [1.0] * len(names) if loss_weights is None else list(loss_weights)
+    if len(weights) != len(names):
+        raise RecipeError(
+            f"{len(names)} losses and {len(weights)} loss_weights", way_out="give one weight for each loss"
+        )
+    if sft_weight:
+        raise RecipeError("sft_weight has no effect on losses of single answers", way_out="leave it out")
+    return tuple(Term(UNPAIRED[name], weight) for name, weight in zip(names, weights, strict=True))
 
 
 def check(of: Sequence[Term[Inputs]], how: Settings, *, weighted: bool = False) -> None:
@@ -144,20 +178,20 @@ def combine(
     weights: Tensor | None = None,
     over: Totals | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The number to train on, and by name the mean of every loss in it before its `loss_weight`.
+    """The number to train on, and by name this batch's mean of every loss in it before its `loss_weight`.
 
-    `weights` are those of the rows; `over` is the sum of `totals` over all batches of a step, where the means
-    go over more than this one. Without both it is what TRL computes.
+    `weights` are those of the rows; `over` is the sum of `totals` over all batches of a step, where the number is
+    this batch's share of a mean over them all. Without both it is what TRL computes.
     """
     if weights is not None:
         _refuse_weights([term.loss for term in of])
     total, parts = inputs.first.new_zeros(()), dict[str, Tensor]()
     for term in of:
         losses = term.loss(inputs, how)
+        by, whole = weights, over and over.rows
         if term.loss.by_tokens:
             by = inputs.tokens if weights is None else weights.to(losses) * inputs.tokens
-            mean = reduce(losses, by, over and over.tokens)
-        else:
-            mean = reduce(losses, weights, over and over.rows)
-        total, parts[term.loss.name] = total + term.weight * mean, mean.detach()
+            whole = over and over.tokens
+        total = total + term.weight * reduce(losses, by, whole)
+        parts[term.loss.name] = reduce(losses.detach(), by)
     return total, parts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,53 +11,81 @@ from trl import DPOConfig, DPOTrainer
 from data.errors import TrainingError
 from trainers import checkpoints, losses
 from trainers.arguments import build, training_arguments
-from trainers.completions import CompletionsOnly
+from trainers.batches import JudgedBatches, PairBatches
 from trainers.config import PreferOptions
+from trainers.fingerprint import start_identity
 from trainers.loop import run_training
 from trainers.models import TRAINED, Loaded, activate, below_names, load_policy
 from trainers.objective import Objective
 from trainers.pair_metrics import pair_metrics
-from trainers.prepare import check_context, load_rows
+from trainers.prepare import check_context, load_rows, longest_row
 from trainers.reference import Reference
-from trainers.scoring import REFERENCE, choose_engine, score
+from trainers.scoring import choose_engine, score
 from trainers.watching import FiniteLoss, Teller
 from trainers.work import Work
 
-KEYS = ("loss", "rewards/accuracies", "rewards/margins", "rewards/chosen", "rewards/rejected")
+KEYS = (
+    "loss", "rewards/accuracies", "rewards/margins", "rewards/chosen", "rewards/rejected",
+    "rho", "clamped", "saturated",
+)  # fmt: skip
 STEP0_TOLERANCE = {False: 0.01, True: 0.1}
 """Share of the expected first loss it may be off, in float32 and in mixed precision."""
 
 
-class PreferenceTrainer(FiniteLoss, CompletionsOnly, checkpoints.SealedCheckpoints, DPOTrainer):
+class PreferenceTrainer(FiniteLoss, checkpoints.SealedCheckpoints, DPOTrainer):
     """TRL's DPOTrainer whose reference is, by construction, the policy that training starts from.
 
     The reference log-probabilities are taken from the model before its first step and before any checkpoint is
     loaded: there is no second model in memory, and neither a resume nor a restart can move them.
     """
 
+    # Means go over all pairs of an optimiser step, not over those of a micro-batch: see `get_batch_samples`.
+    loss_is_scaled_for_ga = True
+
     def __init__(
-        self, *args: Any, loaded: Loaded, reference: Reference, loss: Objective, engine: str, **kwargs: Any
+        self,
+        *args: Any,
+        loaded: Loaded,
+        reference: Reference,
+        loss: Objective,
+        batches: PairBatches | JudgedBatches,
+        engine: str,
+        longest: int,
+        **kwargs: Any,
     ) -> None:
         self.loaded = loaded
         self.reference = reference
         self.loss = loss
+        self.batches = batches
         self.engine = "padded"
         self.engine_asked = engine
+        self.longest = longest
         self.first_loss: float | None = None
-        super().__init__(*args, model=loaded.model, processing_class=loaded.tokenizer, **kwargs)
+        self.step_totals: losses.Totals | None = None
+        super().__init__(
+            *args,
+            model=loaded.model,
+            processing_class=loaded.tokenizer,
+            data_collator=batches,  # pyright: ignore[reportArgumentType]
+            **kwargs,
+        )
 
     def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
         return dataset  # tokenised, cut and counted already
 
+    def _set_signature_columns_if_needed(self) -> None:
+        """Our collator knows the columns; none is taken away before it."""
+        self._signature_columns = list(self.train_dataset.column_names)  # pyright: ignore
+
     def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
-        if REFERENCE[0] in dataset.column_names:
-            return dataset
         if name == "train":  # once: TRL measures the training rows first
             self._undo_ref_adapter()
-            self.engine = choose_engine(self.engine_asked, self, self.reference.work)
-        return (
-            self.reference.add_to(dataset, name, batch_size, self) if self.loss.needs_reference else dataset
-        )
+            self.engine = choose_engine(self.engine_asked, self, self.longest, self.reference.work)
+            self.batches.engine = self.engine
+        if self.loss.needs_reference:
+            self.reference.add(dataset, name, self, batch_size)
+            self.batches.reference = self.reference
+        return dataset
 
     def _undo_ref_adapter(self) -> None:
         """Take back the copy that TRL adds to every PEFT model: of the wrong adapter when they are stacked."""
@@ -66,32 +95,51 @@ class PreferenceTrainer(FiniteLoss, CompletionsOnly, checkpoints.SealedCheckpoin
             model.delete_adapter("ref")
         activate(self.model, below_names(self.loaded.policy), trained=TRAINED in peft_config)
 
-    def _compute_loss(self, model: Any, inputs: dict[str, torch.Tensor], return_outputs: bool) -> Any:
-        found = score(self, model, inputs)
-        ref_chosen, ref_rejected = (inputs.get(column) for column in REFERENCE)
-        pairs = losses.Pairs(
-            found.chosen,
-            found.rejected,
-            found.chosen_length,
-            found.rejected_length,
-            ref_chosen,
-            ref_rejected,
-            found.chosen_plain,
-        )
-        loss, parts = losses.combine(self.loss.terms, pairs, self.loss.settings)
-        if self.aux_loss_enabled and found.outputs is not None and found.outputs.aux_loss is not None:
-            loss = loss + self.router_aux_loss_coef * found.outputs.aux_loss
-            parts["aux_loss"] = found.outputs.aux_loss.detach()
-        self._check_first(loss)
-        pair_metrics(self, found.outputs, pairs, parts if len(parts) > 1 else {}, inputs)
-        return (loss, found.outputs) if return_outputs else loss
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
+        """Also adds up what the step's means divide by, over its micro-batches and all processes."""
+        samples, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if samples:
+            found = [self.batches.totals(batch) for batch in samples]
+            summed = torch.stack([torch.stack((one.rows, one.tokens)) for one in found]).sum(dim=0)
+            rows, tokens = self.accelerator.reduce(summed.to(device), reduction="sum")  # pyright: ignore
+            self.step_totals = losses.Totals(rows, tokens)
+        return samples, items
 
-    def _check_first(self, loss: torch.Tensor) -> None:
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        with self.maybe_activation_offload_context:
+            return self._compute_loss(model, inputs, return_outputs)
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
+        training = self.model.training  # pyright: ignore[reportOptionalMemberAccess]
+        scored = score(self, model, inputs["layout"])
+        read: Any = self.batches.inputs(inputs, scored)
+        if isinstance(read, losses.Rows) and read.kl is not None:
+            mean: Any = self.accelerator.reduce(read.kl, reduction="mean")
+            read = replace(read, kl=mean.clamp(min=0))
+            self._metrics["train" if training else "eval"]["kl"].append(mean.clamp(min=0).item())
+        weights = inputs["weight"] if self.loss.weighted else None
+        over = self.step_totals if training else None
+        loss, parts = losses.combine(self.loss.terms, read, self.loss.settings, weights=weights, over=over)
+        processes = self.accelerator.num_processes if training else 1
+        loss = (
+            loss * processes
+        )  # DDP takes the mean of the processes' gradients, and the totals are of all of them
+        if scored.aux_loss is not None and self.aux_loss_enabled:
+            share = self.current_gradient_accumulation_steps if training else 1
+            loss = loss + self.router_aux_loss_coef * scored.aux_loss / share
+            parts["aux_loss"] = scored.aux_loss.detach()
+        if self.first_loss is None and training and not self.state.global_step:
+            self._check_first(read, weights)
+        pair_metrics(self, scored, read, parts if len(parts) > 1 else {}, inputs)
+        return (loss, None) if return_outputs else loss
+
+    def _check_first(self, read: Any, weights: torch.Tensor | None) -> None:
         """While policy and reference are the same model, most losses have a value known beforehand."""
-        model: Any = self.model
-        if self.first_loss is not None or not model.training or self.state.global_step:
-            return
-        self.first_loss = loss.item()
+        with torch.no_grad():
+            mean, _ = losses.combine(self.loss.terms, read, self.loss.settings, weights=weights)
+        self.first_loss = mean.item()
         expected = losses.step0(self.loss.terms, self.loss.settings)
         args: Any = self.args
         if expected is None or self.aux_loss_enabled or not args.disable_dropout:
@@ -122,15 +170,20 @@ def train_preference(options: PreferOptions, start: str, work: Work, *, name: st
         disable_dropout=options.lora_dropout == 0,
     )
     loss = Objective(options, args)
+    loss.tell(work)
     loaded = load_policy(start, options, work, train=options, exact=True, seed=options.seed)
     check_context(loaded.model, work)
-    reference = Reference(work, start)
+    reference = Reference(work, start_identity(start))
+    pad: Any = loaded.tokenizer.pad_token_id
+    batches = JudgedBatches(pad) if loss.judged else PairBatches(pad, options.ld_alpha)
     trainer = build(
         PreferenceTrainer,
         loaded=loaded,
         reference=reference,
         loss=loss,
+        batches=batches,
         engine=options.engine,
+        longest=longest_row(work),
         args=args,
         train_dataset=train_rows,
         eval_dataset=eval_rows,
@@ -140,6 +193,8 @@ def train_preference(options: PreferOptions, start: str, work: Work, *, name: st
     metrics["engine"] = trainer.engine
     if loss.needs_reference:
         metrics["reference_gap"] = reference.gap
+        metrics["reference_measured"] = reference.measured
+        metrics["reference_read"] = reference.read_back
     if trainer.first_loss is not None:
         metrics["first_loss"] = trainer.first_loss
     return metrics

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +13,11 @@ from data.errors import DataError
 from data.jsonl import replacing
 from data.ledger import Ledger, LedgerLimits
 from data.overlap import compare_sources
-from data.records import Shape, with_shape
+from data.preference_rows import WEIGHT, grouped, mismatched, weighed
+from data.records import Placed, Shape, check_row, unpair, with_shape
 from data.sources import Mixture, read
 from trainers import policy
-from trainers.config import PreferOptions, SftOptions
+from trainers.config import JUDGED, PreferOptions, SftOptions
 from trainers.models import load_tokenizer
 from trainers.work import LEDGER, SCRATCH, Work
 
@@ -53,8 +54,33 @@ def prepare_pairs(
     work: Work,
 ) -> None:
     """Rows for preference training, ready to be mapped into memory."""
-    cut = TokeniseOptions(max_length=options.max_length)
-    _prepare(options, start, pairs, eval_pairs, base, limits, work, cut, ("preference",))
+    names = {options.loss_type} if isinstance(options.loss_type, str) else set(options.loss_type)
+    judged = names <= JUDGED
+    carry = (WEIGHT,) if options.weight_column else ()
+    cut = TokeniseOptions(max_length=options.max_length, carry=carry)
+    among: tuple[Shape, ...] = ("unpaired", "preference") if judged else ("preference",)
+
+    def read_as(shape: Shape, rows: Iterator[Placed], ledger: Ledger) -> tuple[Shape, Iterator[Placed]]:
+        if options.weight_column:
+            rows = weighed(rows, options.weight_column)
+        if judged and shape == "preference":
+            shape, rows = "unpaired", _both_answers(rows, ledger)
+        return shape, rows
+
+    def made(rows: Iterator[dict[str, Any]], ledger: Ledger) -> Iterator[dict[str, Any]]:
+        if names & {"kto"}:
+            return mismatched(rows, options.per_device_train_batch_size, options.max_length)
+        return grouped(rows, ledger) if options.group_by_prompt else rows
+
+    _prepare(options, start, pairs, eval_pairs, base, limits, work, cut, among, read_as, made)
+
+
+def _both_answers(rows: Iterator[Placed], ledger: Ledger) -> Iterator[Placed]:
+    """Each pair as two rows; the second is counted as read too, so that the ledger adds up."""
+    for place in rows:
+        fit = Placed(place.where, check_row(place.row, "preference", place.where))
+        ledger.count_read("second answers of pairs")
+        yield from unpair([fit])
 
 
 def load_rows(out: Path) -> tuple[Dataset, Dataset | None]:
@@ -66,17 +92,30 @@ def load_rows(out: Path) -> tuple[Dataset, Dataset | None]:
     return train, Dataset.from_file(str(held_out)) if held_out.exists() else None
 
 
+def longest_row(work: Work) -> int:
+    """Tokens of the longest row that was kept, prompt and answer together."""
+    ledgers = json.loads((work.out / LEDGER).read_text(encoding="utf-8"))
+    return max(int(ledger["longest"]) for ledger in ledgers.values())
+
+
 def check_context(model: Any, work: Work) -> None:
     """Positions beyond those a model was made for give wrong numbers, not an error."""
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    ledgers = json.loads((work.out / LEDGER).read_text(encoding="utf-8"))
-    longest = max(int(ledger["longest"]) for ledger in ledgers.values())
+    longest = longest_row(work)
     if context is not None and longest > context:
         raise DataError(
             f"rows reach {longest} tokens, and the model was made for {context}",
             where="max_length",
             way_out=f"Write `max_length: {context}`, and rebuild the stage with --from.",
         )
+
+
+def _as_they_are(shape: Shape, rows: Iterator[Placed], ledger: Ledger) -> tuple[Shape, Iterator[Placed]]:
+    return shape, rows
+
+
+def _no_more(rows: Iterator[dict[str, Any]], ledger: Ledger) -> Iterator[dict[str, Any]]:
+    return rows
 
 
 def _prepare(
@@ -89,6 +128,8 @@ def _prepare(
     work: Work,
     cut: TokeniseOptions,
     among: Collection[Shape],
+    read_as: Callable[[Shape, Iterator[Placed], Ledger], tuple[Shape, Iterator[Placed]]] = _as_they_are,
+    made: Callable[[Iterator[dict[str, Any]], Ledger], Iterator[dict[str, Any]]] = _no_more,
 ) -> None:
     if (work.out / LEDGER).exists() and (work.scratch / "train.arrow").exists():
         return  # written last; the stage's folder is locked to one configuration and one set of files
@@ -99,15 +140,16 @@ def _prepare(
         if mixture is None:
             continue
         ledger = ledgers[name] = Ledger(name=name)
-        shape, rows = with_shape(read(mixture, base, ledger), among)
-        if shape == "unpaired":
+        shape, rows = read_as(*with_shape(read(mixture, base, ledger), among), ledger)
+        if shape == "unpaired" and isinstance(options, SftOptions):
             raise DataError(
                 "these rows have a `label`: some of their answers are unwanted, and sft would learn them all",
                 where=", ".join(source.path for source in mixture.sources),
                 way_out="Keep the wanted rows and leave the column `label` out.",
             )
         try:
-            write_arrow(work.scratch / f"{name}.arrow", tokenise(rows, shape, tokenizer, cut, ledger))
+            tokens = tokenise(rows, shape, tokenizer, cut, ledger)
+            write_arrow(work.scratch / f"{name}.arrow", made(tokens, ledger))
         except DataError:
             _tell(ledger, work)
             raise

@@ -1,4 +1,4 @@
-"""The log-probabilities of a batch of pairs: through the engine where one was asked for, else TRL's padded forward."""
+"""The log-probabilities of a batch's answers: through the engine where it applies, else TRL's padded forward."""
 
 from __future__ import annotations
 
@@ -9,75 +9,79 @@ import torch
 
 from data.errors import ModelError
 from trainers import engines
-from trainers.completions import completion_sums
-from trainers.logprobs import completion_log_probs, sums
+from trainers.completions import completions_only
+from trainers.groups import Engine, Layout
+from trainers.logprobs import completion_log_probs, installed
 from trainers.work import Work
 
-REFERENCE = ("ref_chosen_logps", "ref_rejected_logps")
-"""Columns of the reference's sums, under TRL's names."""
+FIGURES = ("entropy", "mean_logits", "is_top1")
+"""What TRL's head says of a token beside its log-probability."""
 
 
 @dataclass(frozen=True)
 class Scored:
-    """Sums over the answers' tokens, and how many there are."""
+    """One log-probability for every scored token; answer i owns those from offsets[i] to offsets[i + 1]."""
 
-    chosen: torch.Tensor
-    rejected: torch.Tensor
-    chosen_length: torch.Tensor
-    rejected_length: torch.Tensor
-    chosen_plain: torch.Tensor | None = None
-    """The chosen sums before `ld_alpha`."""
-    outputs: Any = None
-    """What TRL's head says beside the log-probabilities; the engine leaves it out."""
+    tokens: torch.Tensor
+    offsets: torch.Tensor
+    figures: dict[str, torch.Tensor]
+    """`FIGURES`, token by token; the engine's head leaves them out."""
+    aux_loss: torch.Tensor | None = None
+    """A mixture-of-experts router's own loss."""
 
 
-def choose_engine(asked: str, trainer: Any, work: Work) -> str:
+def choose_engine(asked: str, trainer: Any, longest: int, work: Work) -> Engine:
     """Give the trainer's model its engine, before anything wraps it; say which, and why."""
     if asked == "padded":
-        return asked
+        return "padded"
     why_not = None
-    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
-        why_not = "it has not been tried under FSDP or DeepSpeed"
-    elif trainer.args.ld_alpha is not None:
-        why_not = "ld_alpha weights single tokens, which only the padded path does"
+    if trainer.is_deepspeed_enabled:
+        why_not = "it has not been tried under DeepSpeed"
+    elif trainer.is_fsdp_enabled:
+        why_not = "it has not been tried under FSDP"
+    elif getattr(trainer, "aux_loss_enabled", False):
+        why_not = (
+            "the router's loss counts every token of a batch, and sharing a prompt would change the count"
+        )
     if why_not is not None:
         if asked != "auto":
             raise ModelError(f"the engine {asked} cannot be had: {why_not}", where="engine")
         work.choose("engine", "padded", why_not)
         return "padded"
-    found, why = engines.prepare(asked, trainer.model)  # pyright: ignore[reportArgumentType]
+    found, why = engines.prepare(asked, trainer.model, longest=longest)  # pyright: ignore[reportArgumentType]
     work.choose("engine", found, why)
     return found
 
 
-def score(trainer: Any, model: Any, inputs: dict[str, torch.Tensor]) -> Scored:
+def score(trainer: Any, model: Any, layout: Layout) -> Scored:
     """Policy and reference are both scored here, so that they are the same number while they are the same model."""
-    mask = inputs["completion_mask"][..., 1:]
-    chosen_length, rejected_length = mask.sum(dim=1).chunk(2)
-    if trainer.engine != "padded":
-        found = sums(*completion_log_probs(model, _groups(inputs)))
-        return Scored(found[0::2], found[1::2], chosen_length, rejected_length)
-    asked: dict[str, Any] = {k: v for k, v in inputs.items() if k not in ("completion_mask", *REFERENCE)}
+    if installed(model):
+        return Scored(*completion_log_probs(model, layout), {})
+    more: dict[str, Any] = {}
     if getattr(trainer, "aux_loss_enabled", False) and torch.is_grad_enabled():
-        asked["output_router_logits"] = True
-    labels = inputs["input_ids"].masked_fill(inputs["completion_mask"] == 0, -100)
-    outputs = model(**asked, use_cache=False, labels=labels, fused_lm_head=True)
-    # Prompt-learning PEFT prepends virtual tokens to the outputs; the last positions are the real ones.
-    tokens = outputs.log_probs[:, -mask.size(1) :]
-    alpha = trainer.args.ld_alpha
-    chosen, rejected = completion_sums(tokens, mask, alpha).chunk(2)
-    plain = None if alpha is None else tokens.sum(dim=1).chunk(2)[0]
-    return Scored(chosen, rejected, chosen_length, rejected_length, plain, outputs)
+        more["output_router_logits"] = True
+    rows, width = layout.input_ids.shape
+    labels = torch.full_like(layout.input_ids, -100)
+    labels.view(-1)[layout.rows + 1] = layout.targets
+    with completions_only():
+        outputs = model(
+            input_ids=layout.input_ids,
+            attention_mask=layout.attention_mask,
+            use_cache=False,
+            labels=labels,
+            fused_lm_head=True,
+            **more,
+        )
+    # The head's outputs have no column for a row's last token, which predicts nothing.
+    place = layout.rows - layout.rows // width
 
+    def of(values: torch.Tensor) -> torch.Tensor:
+        # Prompt-learning PEFT prepends virtual tokens to the outputs; the last positions are the real ones.
+        return values[:, 1 - width :].reshape(rows * (width - 1))[place]
 
-def _groups(inputs: dict[str, torch.Tensor]) -> list[tuple[list[int], list[list[int]]]]:
-    """TRL's padded batch, chosen rows first, as prompts with their two answers."""
-    ids = inputs["input_ids"].tolist()
-    answers, real = inputs["completion_mask"].tolist(), inputs["attention_mask"].tolist()
-    half = len(ids) // 2
-    groups: list[tuple[list[int], list[list[int]]]] = []
-    for i in range(half):
-        prompt = [t for t, a, r in zip(ids[i], answers[i], real[i], strict=True) if r and not a]
-        pair = [[t for t, a in zip(ids[j], answers[j], strict=True) if a] for j in (i, i + half)]
-        groups.append((prompt, pair))
-    return groups
+    return Scored(
+        of(outputs.log_probs),
+        layout.offsets,
+        {name: of(getattr(outputs, name)) for name in FIGURES},
+        getattr(outputs, "aux_loss", None),
+    )

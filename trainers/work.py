@@ -39,6 +39,14 @@ class Work:
     resolved: dict[str, Any] = field(default_factory=dict[str, Any])
     """What each `auto` became; recorded in done.json."""
 
+    store: Path | None = None
+    """Where work is kept that other stages and runs can use again; None: the stage's own scratch."""
+
+    @property
+    def references(self) -> Path:
+        """Reference log-probabilities, by content; it can be removed at any time, and costs measuring them again."""
+        return (self.store or self.scratch) / "references"
+
     @property
     def scratch(self) -> Path:
         """Removed once the stage is done; until then it is what a killed run goes on from."""
