@@ -12,7 +12,7 @@ export GOMP_SPINCOUNT ?= 0
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check format clean
+.PHONY: help demo test test-slow test-browser check format clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -25,6 +25,9 @@ test: $(VENV)/.installed-dev  ## the default tests (under ten minutes on two cor
 
 test-slow: $(VENV)/.installed-dev  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
+
+test-browser: $(VENV)/.installed-dev  ## the tests that drive a browser (needs chromium)
+	$(BIN)/python -m pytest -m browser
 
 check: $(VENV)/.installed-dev  ## style, types and shell scripts
 	$(BIN)/ruff check .

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
@@ -117,9 +118,21 @@ def show(
 
 
 @loss_app.command()
-def compare(a: Source, b: Source, as_json: AsJson = False) -> None:
+def compare(
+    a: Source,
+    b: Source,
+    given: Annotated[str | None, typer.Option(help="P_C of a formula, of both if both are.")] = None,
+    also: Annotated[str | None, typer.Option(help="P_A of a formula, of both if both are.")] = None,
+    given_b: Annotated[str | None, typer.Option(help="P_C of the second formula instead.")] = None,
+    also_b: Annotated[str | None, typer.Option(help="P_A of the second formula instead.")] = None,
+    as_json: AsJson = False,
+) -> None:
     """Whether one loss entails the other, with a row of the truth table as witness."""
-    (one, first), (other, second) = lookup.resolve(a), lookup.resolve(b)
+    # A name brings its own conditions: what is given then belongs to the formula beside it.
+    shared = (None, None) if lookup.find(a) and not lookup.find(b) else (given, also)
+    one, first = lookup.resolve(a, *shared)
+    shared = (None, None) if lookup.find(b) and not lookup.find(a) else (given, also)
+    other, second = lookup.resolve(b, given_b or shared[0], also_b or shared[1])
     found = lattice.compare(one, other)
     if as_json:
         witness = asdict(found.witness) if found.witness else None
@@ -245,6 +258,20 @@ def value(
     typer.echo(f"loss  {found.loss:.12g}   {chosen}: {FORMS[chosen]}, beta {strength:g}")
     for name, slope in grad.items():
         typer.echo(f"d loss / d log {name}   {slope:.12g}")
+
+
+@loss_app.command()
+def explore(
+    out: Annotated[Path, typer.Option(help="The page: one HTML file.")] = Path("losses.html"),
+    opened: Annotated[bool, typer.Option("--open/--no-open", help="Open it in the browser.")] = False,
+) -> None:
+    """The lattice of the sixteen losses as a page to read, click through and print, without a network."""
+    from pipelines import loss_explore
+
+    loss_explore.write(out)
+    typer.echo(f"written: {out}")
+    if opened:
+        loss_explore.show(out)
 
 
 def _constants(loss: NamedLoss | None, offset: float | None) -> dict[str, float]:

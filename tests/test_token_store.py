@@ -25,7 +25,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.errors import ModelError, TrainingError
-from trainers import token_folders
+from trainers import token_folders, token_records
 from trainers.token_folders import prune, size_on_disk
 from trainers.token_records import Region, decode, encode, scan
 from trainers.token_store import MAX_OPEN, TokenStore, key
@@ -290,6 +290,28 @@ def test_numbers_do_not_pass_for_those_of_another_record() -> None:
     assert decode(name(2), a) is None
     assert decode(name(1), a) is not None
     assert decode(name(1), a + b"\0") is None
+
+
+def test_how_much_is_read_at_once_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Marks across the border of what is read, and a system that gives less than was asked for."""
+    path = segment(filled(tmp_path, 8))
+    places = bounds(8)
+    data = bytearray(path.read_bytes())
+    for hit in (1, 2, 5):
+        data[places[hit][0] + 58] ^= 1
+    path.write_bytes(data)
+    pread = os.pread
+    with path.open("rb") as file:
+        for window in range(8, 200):
+            monkeypatch.setattr(token_records, "WINDOW", window)
+            monkeypatch.setattr(os, "pread", lambda fd, size, at: pread(fd, min(size, 40), at))
+            entries, lost = scan(file.fileno(), 0, len(data))
+            assert [(one.start, one.start + one.size) for one in entries] == [
+                places[i] for i in (0, 3, 4, 6, 7)
+            ]
+            assert lost == [Region(places[1][0], places[2][1]), Region(*places[5])]
+    store = TokenStore(tmp_path, IDENTITY)
+    assert all(same(store.read(name(i)), numbers(i)) for i in (0, 3, 4, 6, 7))
 
 
 def test_a_record_larger_than_what_is_read_at_once(tmp_path: Path) -> None:

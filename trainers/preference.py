@@ -156,6 +156,21 @@ class PreferenceTrainer(FiniteLoss, checkpoints.SealedCheckpoints, DPOTrainer):
 
 def train_preference(options: PreferOptions, start: str, work: Work, *, name: str) -> dict[str, Any]:
     """Train, or go on training, from the newest whole checkpoint; leave the policy in `out/model`."""
+    trainer = preference_trainer(options, start, work)
+    keep, reference = options.save_total_limit, trainer.reference
+    metrics = run_training(trainer, trainer.loaded, work, name=name, keep=keep, keys=KEYS)
+    metrics["engine"] = trainer.engine
+    if trainer.loss.needs_reference:
+        metrics["reference_gap"] = reference.gap
+        metrics["reference_measured"] = reference.measured
+        metrics["reference_read"] = reference.read_back
+    if trainer.first_loss is not None:
+        metrics["first_loss"] = trainer.first_loss
+    return metrics
+
+
+def preference_trainer(options: PreferOptions, start: str, work: Work) -> PreferenceTrainer:
+    """The trainer of the rows that were prepared, its reference measured, before its first step."""
     train_rows, eval_rows = load_rows(work.out)
     args = training_arguments(
         DPOConfig,
@@ -173,15 +188,13 @@ def train_preference(options: PreferOptions, start: str, work: Work, *, name: st
     loss.tell(work)
     loaded = load_policy(start, options, work, train=options, exact=True, seed=options.seed)
     check_context(loaded.model, work)
-    reference = Reference(work, start_identity(start))
     pad: Any = loaded.tokenizer.pad_token_id
-    batches = JudgedBatches(pad) if loss.judged else PairBatches(pad, options.ld_alpha)
-    trainer = build(
+    return build(
         PreferenceTrainer,
         loaded=loaded,
-        reference=reference,
+        reference=Reference(work, start_identity(start)),
         loss=loss,
-        batches=batches,
+        batches=JudgedBatches(pad) if loss.judged else PairBatches(pad, options.ld_alpha),
         engine=options.engine,
         longest=longest_row(work),
         args=args,
@@ -189,12 +202,3 @@ def train_preference(options: PreferOptions, start: str, work: Work, *, name: st
         eval_dataset=eval_rows,
         callbacks=[Teller(work)],
     )
-    metrics = run_training(trainer, loaded, work, name=name, keep=options.save_total_limit, keys=KEYS)
-    metrics["engine"] = trainer.engine
-    if loss.needs_reference:
-        metrics["reference_gap"] = reference.gap
-        metrics["reference_measured"] = reference.measured
-        metrics["reference_read"] = reference.read_back
-    if trainer.first_loss is not None:
-        metrics["first_loss"] = trainer.first_loss
-    return metrics

@@ -8,7 +8,7 @@ from trainers.logic import links, measure, render, signs, tables
 from trainers.logic.expansion import expand
 from trainers.logic.formula import prediction
 from trainers.logic.links import Link
-from trainers.logic.named import NamedLoss, names_of
+from trainers.logic.named import NamedLoss, names_of, sft_weight_of
 from trainers.logic.polynomial import starts_at_zero
 from trainers.logic.structure import Structure, is_policy
 
@@ -27,7 +27,7 @@ def summary(structure: Structure, loss: NamedLoss | None = None) -> dict[str, An
         "closed_form": render.closed_form(structure),
         "link": loss.link if loss else "logistic",
         "beta": loss.beta if loss else None,
-        "sft_weight": loss.sft_weight if loss else 0.0,
+        "sft_weight": loss.sft_weight if loss else sft_weight_of(structure),
         "needs": {
             "reference": loss.needs_reference if loss else structure.needs_reference,
             "length_normalisation": loss.needs_length_normalisation

@@ -8,20 +8,34 @@ _WIDTH = 96
 
 
 class FormulaError(RecipeError):
-    """The text of a formula or an equation cannot be read; `column` counts from 1."""
+    """The text of a formula or an equation cannot be read.
+
+    `column` counts from 1 within its line; `position` from 0 within the whole text.
+    """
 
     def __init__(
-        self, what: str, *, where: str | None = None, way_out: str | None = None, column: int = 0
+        self,
+        what: str,
+        *,
+        where: str | None = None,
+        way_out: str | None = None,
+        column: int = 0,
+        position: int = 0,
+        hint: str = "",
     ) -> None:
         self.column = column
+        self.position = position
+        self.hint = hint
         super().__init__(what, where=where, way_out=way_out)
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _rebuild, (self.what, self.where, self.way_out, self.column)
+        return _rebuild, (self.what, self.where, self.way_out, self.column, self.position, self.hint)
 
 
-def _rebuild(what: str, where: str | None, way_out: str | None, column: int) -> FormulaError:
-    return FormulaError(what, where=where, way_out=way_out, column=column)
+def _rebuild(
+    what: str, where: str | None, way_out: str | None, column: int, position: int, hint: str
+) -> FormulaError:
+    return FormulaError(what, where=where, way_out=way_out, column=column, position=position, hint=hint)
 
 
 class StructureError(RecipeError):
@@ -50,4 +64,4 @@ def at(text: str, position: int, what: str, *, kind: str, hint: str = "") -> For
     if left:
         shown = "..." + shown[3:]
     way_out = f"{shown}\n  {' ' * (offset - left)}^" + (f"\n  {hint}" if hint else "")
-    return FormulaError(what, where=where, way_out=way_out, column=offset + 1)
+    return FormulaError(what, where=where, way_out=way_out, column=offset + 1, position=position, hint=hint)

@@ -91,6 +91,11 @@ def walk(node: Node) -> Iterator[Node]:
         yield from walk(node.right)
 
 
+def literals(node: Node) -> tuple[str, ...]:
+    """The atoms of a plain sum of log-probs, in its order."""
+    return tuple(part.atom for part in walk(node) if isinstance(part, Lit))
+
+
 @lru_cache(maxsize=1024)
 def expand(structure: Structure) -> Expansion:
     return Expansion(expand_table(structure.t, structure.atoms), expand_table(structure.b, structure.atoms))

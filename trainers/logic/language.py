@@ -52,6 +52,15 @@ def parse(text: str) -> Formula:
     return _Parser(text).whole()
 
 
+def atoms_at(text: str) -> dict[str, int]:
+    """Every atom that is written in the text, by its one name, and where it stands first."""
+    found: dict[str, int] = {}
+    for token in _tokens(text):
+        if token.kind == "atom":
+            found.setdefault(f.atom_name(token.text), token.position)
+    return found
+
+
 def _tokens(text: str) -> list[_Token]:
     found: list[_Token] = []
     position = 0

@@ -36,6 +36,12 @@ def named(name: str) -> NamedLoss:
     return found
 
 
+def default_beta(source: str) -> float:
+    """The beta of a named loss; 1 for a formula."""
+    loss = find(source)
+    return 1.0 if loss is None else loss.beta
+
+
 def unknown(name: str) -> UnknownLossError:
     spellings = _spellings()
     close = difflib.get_close_matches(_plain(name), spellings, n=3, cutoff=0.5)
@@ -44,6 +50,15 @@ def unknown(name: str) -> UnknownLossError:
     return UnknownLossError(
         f"no loss is called {name!r}",
         way_out=f"{hint}`heliograph loss list` shows all names; or write a formula",
+    )
+
+
+def is_word(source: str) -> bool:
+    """A lone word is a misspelt name far more often than a formula of one unknown atom."""
+    words = source.strip()
+    known = atom_name(words) in ("Winner", "Loser", "Ref.Winner", "Ref.Loser")
+    return (
+        bool(_LONE_WORD.fullmatch(words)) and not known and words.lower() not in ("t", "f", "true", "false")
     )
 
 
@@ -60,8 +75,6 @@ def resolve(
             f"{loss.name} brings its own conditions, so `given` and `also` cannot be set",
             way_out="write its formula instead, as `show` prints it",
         )
-    # A lone word is a misspelt name far more often than a formula of one unknown atom.
-    known = atom_name(words) in ("Winner", "Loser", "Ref.Winner", "Ref.Loser")
-    if _LONE_WORD.fullmatch(words) and not known and words.lower() not in ("t", "f", "true", "false"):
+    if is_word(words):
         raise unknown(words)
     return from_core(words, given or "TRUE", also or "FALSE"), None

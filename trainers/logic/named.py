@@ -14,8 +14,10 @@ from trainers.logic.structure import Structure, from_core, reference_form
 
 Scale = Literal["1", "2/beta"]
 
-# The author's runs with this weight kept the losses that collapse without it alive.
-_SFT_WEIGHT = 0.01
+
+def sft_weight_of(structure: Structure) -> float:
+    """The `sft` term's default weight: the author's runs kept the losses that collapse without it alive with 0.01."""
+    return 0.01 if structure.collapses else 0.0
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ def _single_model() -> list[NamedLoss]:
                 name,
                 structure,
                 beta=0.1 if name == "CPO" else 1.0,
-                sft_weight=_SFT_WEIGHT if structure.collapses else 0.0,
+                sft_weight=sft_weight_of(structure),
                 aliases=_SPELLINGS.get(name, ()),
                 notes=_NOTES.get(name, ()),
             )

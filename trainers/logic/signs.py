@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from fractions import Fraction
+from functools import lru_cache
 from itertools import product
 from typing import Literal
 
@@ -14,6 +15,7 @@ from trainers.logic.structure import Structure
 Sign = Literal["+", "-", "0", "mixed"]
 
 
+@lru_cache(maxsize=1024)
 def sign(structure: Structure, name: str) -> Sign:
     """Of d rho / d log p for one atom: it never changes (+, -, 0) or it does (mixed)."""
     if name not in structure.atoms:

@@ -1,0 +1,1 @@
+"""Candidates for preference collection: this sampler against transformers' own `generate`."""
