@@ -11,6 +11,7 @@ from pipelines.recipe_layers import ANY_KIND, kind_of, shapes_of, tell_tag
 from pipelines.recipe_tree import Tree
 from pipelines.shapes import at, child, models
 from pipelines.yaml_source import read_value
+from trainers.config import SymbolicLoss
 
 HOW = "an override is written `stages.NAME.key=value` or `defaults.key=value`"
 
@@ -96,9 +97,10 @@ def _put(tree: Tree, entry: dict[str, Any], trail: Trail, rest: list[str], value
         inner = child(holder, step)
         where = (*where, step)
         source = at(shapes_of(kind, rest[0]), entry.get(rest[0]), where[1:])
-        if isinstance(inner, str) and models(source):  # A source written as its path alone.
-            holder[step] = {"path": inner}
-            tree.moved((*trail, *where, "path"), (*trail, *where))
+        if isinstance(inner, str) and models(source):  # A source or a loss written as its first key alone.
+            short = "formula" if SymbolicLoss in models(source) else "path"
+            holder[step] = {short: inner}
+            tree.moved((*trail, *where, short), (*trail, *where))
         elif inner is None:
             holder[step] = {}
             tree.overridden((*trail, *where))

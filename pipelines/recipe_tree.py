@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, cast
 
 from pipelines.faults import Fault, Trail, dotted, in_order, one_line
 from pipelines.yaml_nodes import START, Mark
+from pipelines.yaml_places import inside
 from pipelines.yaml_source import Parsed
 
 
@@ -18,6 +20,7 @@ class Tree:
         self.value: dict[str, Any] = {} if parsed.broken else parsed.value
         self.notices: list[str] = []
         self._keys, self._values = parsed.keys, parsed.values
+        self._scalars, self._text = parsed.scalars, parsed.text
         self._moved: dict[Trail, Trail] = {}
         self._overrides: set[Trail] = set()
         # One fault for one place: what is wrong twice with a value is wrong once for its writer.
@@ -32,6 +35,16 @@ class Tree:
     def fault(self, trail: Trail, message: str, *, key: bool = False) -> None:
         """Something is wrong with the value there, or with its key."""
         self._add(self._at(trail, message, key=key))
+
+    def fault_inside(self, trail: Trail, index: int, message: str) -> None:
+        """Something is wrong from one character of the text there on."""
+        fault, scalar = self._at(trail, message, key=False), self._scalars.get(self.written(trail))
+        if fault.line and scalar is not None:
+            mark = inside(self._text, scalar, index)
+            fault = replace(fault, line=mark.line, column=mark.column)
+        else:
+            fault = replace(fault, message=f"character {index + 1}: {fault.message}")
+        self._add(fault)
 
     def override_fault(self, path: str, message: str) -> None:
         """An override that has no place in the recipe."""

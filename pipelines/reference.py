@@ -22,6 +22,7 @@ from trainers.config import (
     Closed,
     GenerationOptions,
     ModelOptions,
+    SymbolicLoss,
     TrainingOptions,
 )
 
@@ -59,7 +60,7 @@ SHARED: dict[str, type[Closed]] = {
 def reference() -> str:
     """The whole page."""
     kinds = [_kind(name, kind) for name, kind in KINDS.items()]
-    return "\n".join([HEAD, *kinds, _critics(), *map(_shared, SHARED)]).rstrip() + "\n"
+    return "\n".join([HEAD, *kinds, _stated(), _critics(), *map(_shared, SHARED)]).rstrip() + "\n"
 
 
 def _kind(name: str, kind: type[Stage]) -> str:
@@ -89,6 +90,17 @@ def _shared(title: str) -> str:
     users = ", ".join(f"`{name}`" for name, kind in KINDS.items() if issubclass(kind, options))
     fields = {key: info for key, info in options.model_fields.items() if key != "model"}
     return f"## {title}\n\nFor {users}. {_text(inspect.getdoc(options))}\n\n{_table(fields)}"
+
+
+def _stated() -> str:
+    lines = [
+        "## A loss stated as logic",
+        "",
+        "`loss:` of `kind: prefer`. `loss: cCPO` is short for `loss: {formula: cCPO}`.",
+        "`heliograph loss list` shows the names, `heliograph loss show NAME` what a loss means and needs.",
+        "",
+    ]
+    return "\n".join(lines) + "\n" + _table(SymbolicLoss.model_fields)
 
 
 def _critics() -> str:

@@ -14,6 +14,7 @@ from pydantic.fields import FieldInfo
 
 from data.sources import Mixture, Source
 from pipelines.faults import Trail, listed
+from trainers.config import SymbolicLoss
 
 
 @dataclass(frozen=True)
@@ -158,6 +159,8 @@ def _describe(shape: Shape) -> str:
         return f"a list, each {describe(shapes(get_args(kind)[0]))}"
     if kind is Mixture:
         return "a path, a mapping with `path:`, a list of these, or a mapping with `sources:` and `seed:`"
+    if kind is SymbolicLoss:
+        return "a named loss, a formula, or a mapping with `formula:`"
     if is_model(shape):
         needed = [name for name, field in kind.model_fields.items() if field.is_required()]
         return f"a mapping with `{'`, `'.join(n + ':' for n in needed)}`" if needed else "a mapping"

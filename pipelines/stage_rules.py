@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import cast
 
+from pipelines.loss_rules import check_stated
 from pipelines.recipe_tree import Tree
 from pipelines.stage import Stage
 from pipelines.stage_values import Placed
@@ -25,6 +26,8 @@ def check_combinations(tree: Tree, placed: list[Placed], names: Mapping[str, int
             # What was refused already has its default here, and a default is nobody's contradiction.
             if not one.wrong & set(keys):
                 tree.fault(one.at(*path), message)
+        if isinstance(one.stage, Prefer):
+            check_stated(tree, one)
         stage = one.stage
         if isinstance(stage, Judge) and "candidates" not in one.wrong:
             sampled = at.get(names.get(stage.candidates, -1))
@@ -46,7 +49,7 @@ def _findings(stage: Stage) -> Iterator[Finding]:
             "packing fills rows up to `max_length`: write a length",
             ("max_length",),
         )
-    if isinstance(stage, Prefer):
+    if isinstance(stage, Prefer) and stage.loss is None:
         yield from _losses(stage)
 
 

@@ -42,6 +42,10 @@ class Scalar:
     text: str
     tag: str
     """Without the common prefix; empty when the text itself tells the type."""
+    style: str
+    """The quotes, or `|` or `>`; empty for plain text."""
+    end: Mark
+    """What follows it."""
 
 
 @dataclass
@@ -91,14 +95,15 @@ def _document(events: Iterator[Any]) -> Node | None:
     for event in events:
         if isinstance(event, yaml.DocumentStartEvent):
             if root is not None:
-                raise Broken(_mark(event), "a second document begins here; a recipe is one: remove the `---`")
+                what = "a second document begins here; a recipe is one: remove the `---`"
+                raise Broken(_mark(event.start_mark), what)
         elif isinstance(event, yaml.NodeEvent):
             root = _node(event, events, anchors, 0)
     return root
 
 
 def _node(event: Any, events: Iterator[Any], anchors: dict[str, Node], depth: int) -> Node:
-    mark = _mark(event)
+    mark = _mark(event.start_mark)
     if depth > MAX_DEPTH:
         raise Broken(mark, f"nested more than {MAX_DEPTH} deep")
     if isinstance(event, yaml.AliasEvent):
@@ -112,7 +117,7 @@ def _node(event: Any, events: Iterator[Any], anchors: dict[str, Node], depth: in
     node: Node
     if isinstance(event, yaml.ScalarEvent):
         told = tag.removeprefix(_TAG) or ("" if event.implicit[0] else "str")
-        node = Scalar(mark, event.value, told)
+        node = Scalar(mark, event.value, told, event.style or "", _mark(event.end_mark))
     elif isinstance(event, yaml.SequenceStartEvent):
         items: list[Node] = []
         while not isinstance(below := next(events), yaml.SequenceEndEvent):
@@ -129,8 +134,8 @@ def _node(event: Any, events: Iterator[Any], anchors: dict[str, Node], depth: in
     return node
 
 
-def _mark(event: Any) -> Mark:
-    return Mark(event.start_mark.line + 1, event.start_mark.column + 1)
+def _mark(at: Any) -> Mark:
+    return Mark(at.line + 1, at.column + 1)
 
 
 _HINTS = {

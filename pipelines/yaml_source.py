@@ -32,6 +32,8 @@ class Parsed:
     value: Any = None
     keys: dict[Trail, Mark] = field(default_factory=dict[Trail, Mark])
     values: dict[Trail, Mark] = field(default_factory=dict[Trail, Mark])
+    scalars: dict[Trail, Scalar] = field(default_factory=dict[Trail, Scalar])
+    text: str = ""
     problems: list[tuple[Trail, Mark, str]] = field(default_factory=list[tuple[Trail, Mark, str]])
     broken: bool = False
 
@@ -71,7 +73,7 @@ def _text(raw: bytes) -> str:
 
 
 def _parse(text: str) -> Parsed:
-    parsed = Parsed()
+    parsed = Parsed(text=text)
     node = compose(text)
     try:
         if node is not None:
@@ -104,6 +106,7 @@ class _Builder:
         while isinstance(node, Alias):
             node = node.node
         if isinstance(node, Scalar):
+            self.parsed.scalars[trail] = node
             return self._scalar(node, trail)
         if isinstance(node, Seq):
             return [self.build(item, (*trail, i)) for i, item in enumerate(node.items)]

@@ -105,6 +105,25 @@ def test_compare(a: str, b: str, relation: str) -> None:
     assert _text("compare", a, b)
 
 
+@pytest.mark.parametrize(
+    ("words", "relation"),
+    [
+        (("L -> W", "CPO", "--given", "W | L", "--also", "W & L"), "equal"),
+        (("CPO", "L -> W", "--given", "W | L", "--also", "W & L"), "equal"),
+        (("L -> W", "~L | W", "--given", "W ^ L"), "equal"),
+        (("L -> W", "L -> W", "--given", "W | L", "--given-b", "TRUE"), "entails"),
+        (("W", "W", "--also-b", "W & L"), "entailed_by"),
+        (("L -> W", "ORPO", "--given-b", "T"), "error"),
+        (("CPO", "ORPO", "--given", "W"), "error"),
+    ],
+)
+def test_compare_with_conditions_on_either_side(words: tuple[str, ...], relation: str) -> None:
+    if relation == "error":
+        assert "brings its own conditions" in _run("compare", *words).stderr
+    else:
+        assert _json("compare", *words)["relation"] == relation
+
+
 def test_compare_says_that_only_the_link_differs() -> None:
     assert "they differ in the link: CPO logistic, SLiC hinge" in _text("compare", "CPO", "SLiC")
 

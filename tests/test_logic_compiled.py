@@ -102,7 +102,7 @@ def test_cpo_and_dpo_are_exactly_the_sums_a_person_would_write(within: tuple[flo
     x = _draws(3, 200, within, torch.float64)
     a, b, ra, rb = (x[name] for name in QUAD)
     assert torch.equal(CompiledLoss(named("CPO").structure).rho(x), a - b)
-    assert torch.equal(CompiledLoss(named("DPO").structure).rho(x), (a + rb) - (b + ra))
+    assert torch.equal(CompiledLoss(named("DPO").structure).rho(x), (a - ra) - (b - rb))
     expected = -torch.nn.functional.logsigmoid(0.1 * ((a - ra) - (b - rb)))
     torch.testing.assert_close(compile_named(named("DPO"))(x), expected, rtol=0, atol=1e-12)
 

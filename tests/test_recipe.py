@@ -626,3 +626,143 @@ def test_any_override(tmp_path: Path, path: list[str], value: str) -> None:
 
 def test_the_schema_is_at_hand() -> None:
     assert json_schema()["title"] == "Heliograph recipe"
+
+
+STATED = """\
+recipe: stated
+stages:
+  - name: dpo
+    kind: prefer
+    model: tiny
+    pairs: rows.jsonl
+"""
+
+
+def stated(read: Check, loss: str, *overrides: str) -> Checked:
+    """The recipe with these lines at the end of its only stage."""
+    lines = "".join(f"    {line}\n" for line in loss.splitlines())
+    return read(STATED + lines, *overrides)
+
+
+@pytest.mark.parametrize(
+    ("loss", "place"),
+    [
+        # Column 11 is the first of what follows `    loss: `; the formula's fault is its second operator.
+        ("loss: W -> & L", "7:16"),
+        ('loss: "W -> & L"', "7:17"),
+        ("loss: 'W -> & L'", "7:17"),
+        ("loss: 'Winner'' -> & L'", "7:24"),
+        (r'loss: "W \u2192 & L"', "7:21"),
+        (r'loss: "W\x20->\t& L"', "7:21"),
+        ("loss: W → & L", "7:15"),
+        ("loss: |\n  W ->\n    & L", "9:9"),
+        ("loss: >-  # folded\n  W\n  ->\n  & L", "10:7"),
+        ("loss: W\n  ->\n  & L", "9:7"),
+        ('loss: "W\n\n  -> \\\n  & L"', "10:7"),
+        ("loss: {formula: W, given: W -> & L}", "7:36"),
+        ("loss:\n  formula: L -> W\n  also: W -> & L", "9:18"),
+        ("loss:\n  formula: &f W -> & L\n  given: *f", "8:24"),
+        # The end of the text: right after its last character.
+        ("loss: W ->", "7:15"),
+        ('loss: "W ->  "', "7:16"),
+        ("loss: >\n  W\n  ->\n\nbeta: 1", "9:9"),
+    ],
+)
+def test_a_formula_is_told_at_its_character(read: Check, loss: str, place: str):
+    found = lines(stated(read, loss))
+    assert found[0].startswith(f"r:{place}: stages.dpo.loss"), found
+    assert "expected an atom" in found[0]
+
+
+@pytest.mark.parametrize(
+    ("loss", "told"),
+    [
+        ("loss: dpoo", "7:11: stages.dpo.loss: no loss is called 'dpoo'; did you mean DPO"),
+        ("loss: Winner -> Loosr", "7:21: stages.dpo.loss: `Loosr` is no prediction of a row: there are Winner, Loser, Ref.Winner, Ref.Loser; did you mean Loser?"),
+        ("loss: {formula: ORPO, given: W}", "7:34: stages.dpo.loss.given: ORPO brings its own conditions"),
+        ("loss: {formula: L -> W, given: L -> W}", "7:21: stages.dpo.loss.formula: degenerate"),
+        ("loss: {formula: ORPO, average_log_prob: false}", "7:45: stages.dpo.loss.average_log_prob: this loss uses 1 - p"),
+        ("loss: {formula: ORPO, allow_sums: true}", "7:39: stages.dpo.loss.allow_sums: it goes with"),
+        ("loss: R-DPO", "7:11: stages.dpo.loss: R-DPO subtracts a margin of its own"),
+        ("loss: {formula: ipo, length_alpha: 1}", "7:40: stages.dpo.loss.length_alpha: alpha stands beside beta * rho"),
+        ("loss: Ref.L -> Ref.W", "7:11: stages.dpo.loss: no atom belongs to the model in training"),
+        ("loss: dpo\nloss_type: ipo", "8:5: stages.dpo.loss_type: `loss` and `loss_type` exclude each other: keep one"),
+        ("loss: dpo\nloss_weights: [1]", "8:5: stages.dpo.loss_weights: `loss_weights` is read by the losses of `loss_type`"),
+        ("loss: dpo\nlabel_smoothing: 0.1", "8:5: stages.dpo.label_smoothing: `label_smoothing` is read by the losses of `loss_type`"),
+        ("loss: {formula: dpo, beta: 1}\nbeta: 2", "8:5: stages.dpo.beta: `loss` has its own `beta` here: keep one"),
+        ("loss: {formula: dpo, beta: -1}", "7:32: stages.dpo.loss.beta: found -1; must be a number above 0 or null"),
+        ("loss: {formula: dpo, link: cubic}", "7:32: stages.dpo.loss.link: found \"cubic\"; must be one of logistic, squared, hinge, margin or null"),
+        ("loss: {formla: dpo}", "7:12: stages.dpo.loss.formla: unknown key; did you mean formula?"),
+        ("loss: {link: hinge}", "7:11: stages.dpo.loss.formula: missing: `formula:`"),
+        ("loss: 3", "7:11: stages.dpo.loss: found 3; must be a named loss, a formula, or a mapping with `formula:` or null"),
+        ("loss: ''", "7:11: stages.dpo.loss: found \"\"; must not be empty"),
+    ],
+)  # fmt: skip
+def test_a_loss_is_judged_without_training(read: Check, loss: str, told: str):
+    found = one(stated(read, loss))
+    assert found.startswith(f"r:{told}"), found
+
+
+def test_all_that_is_wrong_with_a_loss_at_once(read: Check):
+    text = "learning_rate: fast\nloss_type: ipo\nloss:\n  formula: W -> )\n  given: Lser\n  also: W &&& L"
+    assert [(fault.line, fault.column) for fault in stated(read, text).faults] == [
+        (7, 20), (8, 5), (10, 21), (11, 14), (12, 17),
+    ]  # fmt: skip
+
+
+def test_a_loss_in_overrides_and_defaults(read: Check):
+    def dpo(*overrides: str, text: str = "loss: dpo") -> Prefer:
+        stage = good(stated(read, text, *overrides)).stages[0]
+        assert isinstance(stage, Prefer)
+        return stage
+
+    assert dpo().beta == 0.1
+    assert dpo("stages.dpo.beta=0.3").loss == dpo("stages.dpo.loss.beta=0.3").loss
+    changed = dpo("stages.dpo.loss=cCPO")
+    assert changed.loss is not None
+    assert (changed.loss.formula, changed.loss.beta) == ("cCPO", 1.0)
+    given = dpo("stages.dpo.loss.given=W | L", text="loss: Loser -> Winner")
+    assert given.loss is not None
+    assert given.loss.given == "W | L"
+    wrong = one(stated(read, "loss: dpo", "stages.dpo.loss=W -> & L"))
+    assert (
+        wrong
+        == "override: stages.dpo.loss: character 6: expected an atom, TRUE, FALSE, '~' or '(', found '&'"
+    )
+    defaults = STATED.replace("stages:", "defaults: {loss: ORPO, beta: 0.5}\nstages:")
+    recipe = good(read(defaults))
+    assert isinstance(recipe.stages[0], Prefer)
+    assert recipe.stages[0].loss is not None
+    assert (recipe.stages[0].loss.formula, recipe.stages[0].loss.beta) == ("ORPO", 0.5)
+    assert from_json(to_json(recipe)) == recipe
+    assert from_json(to_json(from_json(to_json(recipe)))) == recipe
+    # Where a default's formula is wrong, it is told there.
+    assert one(read(defaults.replace("ORPO", "W -> & L"))).startswith("r:2:23: defaults.loss: ")
+
+
+@given(st.data())
+def test_every_character_of_a_formula_is_found(data: st.DataObject):
+    """However the text is written: what stands at the place is the character."""
+    from pipelines.yaml_places import inside
+    from pipelines.yaml_source import read as read_yaml
+
+    words = data.draw(
+        st.lists(st.sampled_from(["W", "->", "Loser'", "&", "(", "→", "Ref.W"]), min_size=1, max_size=6)
+    )
+    style = data.draw(st.sampled_from(["", "'", '"', "|", ">", ">-"]))
+    words[0] = "W" if words[0] == "&" else words[0]  # plain text cannot begin with it
+    between = st.sampled_from([" ", "  ", "\n   ", "\n\n   "] if style != "" else [" ", "\n   "])
+    text = words[0] + "".join(data.draw(between) + word for word in words[1:])
+    if style in ("|", ">", ">-"):
+        written = f"key: {style}\n   {text}\nother: 1\n"
+    else:
+        written = f"key: {style}{text.replace(chr(39), chr(39) * 2) if style == chr(39) else text}{style}\nother: 1\n"
+    parsed = read_yaml(written.encode())
+    assert not parsed.problems
+    scalar, rows = parsed.scalars[("key",)], written.split("\n")
+    for index, character in enumerate(scalar.text):
+        if not character.isspace():
+            mark = inside(parsed.text, scalar, index)
+            assert rows[mark.line - 1][mark.column - 1] == character
+    end = inside(parsed.text, scalar, len(scalar.text))
+    assert rows[end.line - 1][: end.column - 1].endswith(words[-1][-1])
