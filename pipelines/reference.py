@@ -12,6 +12,7 @@ from typing import Any, get_args
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from data.chat_request import ServerOptions
 from data.critics import Check
 from data.judging import VotesFile
 from pipelines.stage import Stage, StageRef
@@ -60,7 +61,7 @@ SHARED: dict[str, type[Closed]] = {
 def reference() -> str:
     """The whole page."""
     kinds = [_kind(name, kind) for name, kind in KINDS.items()]
-    return "\n".join([HEAD, *kinds, _stated(), _critics(), *map(_shared, SHARED)]).rstrip() + "\n"
+    return "\n".join([HEAD, *kinds, _server(), _stated(), _critics(), *map(_shared, SHARED)]).rstrip() + "\n"
 
 
 def _kind(name: str, kind: type[Stage]) -> str:
@@ -90,6 +91,11 @@ def _shared(title: str) -> str:
     users = ", ".join(f"`{name}`" for name, kind in KINDS.items() if issubclass(kind, options))
     fields = {key: info for key, info in options.model_fields.items() if key != "model"}
     return f"## {title}\n\nFor {users}. {_text(inspect.getdoc(options))}\n\n{_table(fields)}"
+
+
+def _server() -> str:
+    doc = _text(inspect.getdoc(ServerOptions))
+    return f"## Server settings\n\nFor `server:` of `sample`. {doc}\n\n{_table(ServerOptions.model_fields)}"
 
 
 def _stated() -> str:

@@ -15,6 +15,7 @@ from data.errors import DataError, UserError
 from pipelines.recipe import cosmetic_keys, resolved
 from pipelines.stage import Built, Stage
 from pipelines.state import FileMark, Started, plain
+from trainers.config import COSMETIC
 
 ABSENT = object()
 SHOWN = 60
@@ -53,6 +54,8 @@ def _changed(then: Any, now: Any, model: object, path: str) -> Iterator[str]:
     if isinstance(then, Mapping) and isinstance(now, Mapping):
         old, new = cast("Mapping[str, object]", then), cast("Mapping[str, object]", now)
         for key in dict.fromkeys((*old, *new)):
+            if _is_cosmetic(model, key):
+                continue
             if key not in old and _is_default(model, key, new[key]):
                 continue  # A key that a later version brought, and that the recipe leaves alone.
             below = _below(model, key)
@@ -77,6 +80,11 @@ def _below(model: object, key: str | int) -> object:
         items = cast("tuple[object, ...]", model)
         return items[key] if key < len(items) else None
     return None
+
+
+def _is_cosmetic(model: object, key: str) -> bool:
+    field = type(model).model_fields.get(key) if isinstance(model, BaseModel) else None
+    return field is not None and field.json_schema_extra == COSMETIC
 
 
 def _is_default(model: object, key: str, value: object) -> bool:

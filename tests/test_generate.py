@@ -43,6 +43,10 @@ class Digits:
     """A tokenizer whose text is its ids."""
 
     eos_token_id = 2
+    all_special_ids = (0, 1, 2)
+
+    def convert_ids_to_tokens(self, token: int) -> str:
+        return str(token)
 
     def decode(self, ids: list[int], **_: Any) -> str:
         return " ".join(str(i) for i in ids if i not in (0, 1, 2))
@@ -254,14 +258,52 @@ def test_active_adapters_answer() -> None:
     assert {k: a.ids for k, a in got.items()} != {k: a.ids for k, a in plain.items()}
 
 
-def test_stop_strings_of_the_model_end_an_answer() -> None:
+@pytest.mark.parametrize("kind", ["llama", "mamba"])
+def test_stop_strings_cut_each_answer_for_itself_whatever_the_batch(kind: str) -> None:
+    model = model_of(kind)
+    plain = SamplingOptions(max_new_tokens=6, num_return_sequences=5, batch_size=8)
+    whole, _ = answers_of(model, PROMPTS, plain, greedy=False)
+    # The last is in the middle of a number, the first spans two tokens: neither keeps to token boundaries.
+    longest = max(whole.values(), key=lambda answer: len(answer.ids))
+    across = longest.text.split(" ")
+    stops = (f"{across[1]} {across[2][:1]}", "17", "9 2")
+    expected: dict[Any, tuple[list[int], str, str]] = {}
+    for name, answer in whole.items():
+        found = (answer.ids, answer.text, answer.ended_by)
+        for count in range(1, len(answer.ids) + 1):
+            text = Digits().decode(answer.ids[:count])
+            if answer.ids[count - 1] in range(2, 62):
+                break
+            if any(stop in text for stop in stops):
+                cut = min(text.index(stop) for stop in stops if stop in text)
+                found = (answer.ids[:count], text[:cut], "stop")
+                break
+        expected[name] = found
+    assert expected[longest.key, longest.index][2] == "stop"
+    assert {"eos", "stop", "length"} == {by for _, _, by in expected.values()}
+    for batch_size in (1, 3, 8, 40):
+        options = plain.model_copy(update={"stop_strings": stops, "batch_size": batch_size})
+        got, tally = answers_of(model, PROMPTS, options, greedy=False)
+        assert {name: (a.ids, a.text, a.ended_by) for name, a in got.items()} == expected
+        counted = [by for _, _, by in expected.values()]
+        assert (tally.ended_by_eos, tally.ended_by_stop, tally.cut) == (
+            counted.count("eos"), counted.count("stop"), counted.count("length"),
+        )  # fmt: skip
+        assert all(answer.finished == (answer.ended_by != "length") for answer in got.values())
+
+
+def tiny() -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from trainers import aliases
 
     folder = aliases.resolve("tiny")
     model: Any = AutoModelForCausalLM.from_pretrained(folder).eval()
-    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    return model, AutoTokenizer.from_pretrained(folder)
+
+
+def test_stop_strings_of_the_model_end_an_answer() -> None:
+    model, tokenizer = tiny()
     prompts = {
         "p": list(tokenizer("The signal is")["input_ids"]),
         "q": list(tokenizer("Yes, the lamp")["input_ids"]),
@@ -279,8 +321,51 @@ def test_stop_strings_of_the_model_end_an_answer() -> None:
     cut = greedy()["p"]
     first = next(i for i in range(12) if stop in tokenizer.decode(whole.ids[: i + 1]))
     assert cut.ids == whole.ids[: first + 1]
+    assert cut.text == whole.text[: whole.text.index(stop)]
     assert cut.finished
     assert not whole.finished
+
+
+def test_a_stop_string_is_found_where_its_characters_are_split_into_bytes() -> None:
+    from trainers.stopping import StopStrings
+
+    _, tokenizer = tiny()
+    text = "The lamp 灯→ waits 🌄; the end\n\nUser: no"
+    ids = list(tokenizer(text)["input_ids"])
+    assert len(tokenizer("灯🌄")["input_ids"]) > 2  # tiny's vocabulary has them as bytes only
+    for stop in ("灯→", "🌄", "→ w", "\n\nUser:", "e lamp 灯", "T"):
+        found = StopStrings(tokenizer, [stop, "never"])
+        first = next(n for n in range(1, len(ids) + 1) if stop in tokenizer.decode(ids[:n]))
+        cuts = [found.cut(ids[:n]) for n in range(1, first + 1)]
+        assert cuts == [None] * (first - 1) + [text[: text.index(stop)]]
+    # The earliest of several that one token completes, and special tokens between count for nothing.
+    assert StopStrings(tokenizer, ["mp", "lamp"]).cut(tokenizer("The lamp")["input_ids"]) == "The "
+    eos = tokenizer.eos_token_id
+    split = [*tokenizer("The la")["input_ids"], *[eos] * 40, *tokenizer("mp")["input_ids"]]
+    assert StopStrings(tokenizer, ["lamp"]).cut(split) == "The "
+
+
+def test_a_stop_string_is_found_where_bytes_are_decoded_as_a_whole_run() -> None:
+    """As Llama 2's tokenizer does: characters outside the vocabulary are runs of tokens named <0xE2>."""
+    from tokenizers import Tokenizer, decoders, models
+    from transformers import PreTrainedTokenizerFast
+
+    from trainers.stopping import StopStrings
+
+    vocabulary = {f"<0x{byte:02X}>": byte for byte in range(256)} | {"▁on": 256, "e": 257}
+    made = Tokenizer(models.BPE(vocabulary, [], byte_fallback=True))
+    made.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=made)
+    ids = [256, 257, *"灯🌄".encode() * 3, 257]
+    for stop in ("🌄", "e灯", "灯🌄灯", " on", "on"):
+        whole = [n for n in range(1, len(ids) + 1) if stop in tokenizer.decode(ids[:n])]
+        found = StopStrings(tokenizer, [stop])
+        for n in range(1, (whole or [len(ids)])[0] + 1):
+            cut = found.cut(ids[:n])
+            text = str(tokenizer.decode(ids[:n]))
+            assert cut == (text[: text.index(stop)] if stop in text else None)
 
 
 def test_settings_that_cannot_be_applied_or_are_overruled_are_said() -> None:

@@ -22,6 +22,7 @@ from trainers.config import ModelOptions, SamplingOptions
 from trainers.sample import sample
 from trainers.work import Work
 
+KEYS = {"text", "index", "finished", "ended_by", "logprob", "tokens"}
 TINY = ModelOptions(model="tiny")
 OPTIONS = SamplingOptions(max_new_tokens=6, num_return_sequences=3, batch_size=6)
 ROWS: list[dict[str, Any]] = [
@@ -57,7 +58,7 @@ def test_rows_are_in_order_with_their_columns_and_figures(tmp_path: Path) -> Non
     assert "prompts: 1 rows have a 'completion' already; the model answers without it" in said
     for row in rows:
         assert [candidate["index"] for candidate in row["candidates"]] == [0, 1, 2]
-        assert all(set(c) == {"text", "index", "finished", "logprob", "tokens"} for c in row["candidates"])
+        assert all(set(c) == KEYS for c in row["candidates"])
     # Same prompt, other key: other samples.
     assert rows[2]["candidates"] != rows[3]["candidates"]
     candidates = [c for row in rows for c in row["candidates"]]
@@ -65,6 +66,8 @@ def test_rows_are_in_order_with_their_columns_and_figures(tmp_path: Path) -> Non
     assert figures["candidates"] == 5 * 3
     assert figures["tokens"] == sum(c["tokens"] for c in candidates)
     assert figures["cut"] == sum(not c["finished"] for c in candidates)
+    assert figures["ended_by_eos"] + figures["ended_by_stop"] + figures["cut"] == 15
+    assert figures["ended_by_stop"] == 0
     assert all(c["finished"] or c["tokens"] == 6 for c in candidates)
     # A thousand nearly equal tokens, six draws: no two samples are alike.
     assert figures["distinct"] == 1.0
@@ -91,6 +94,26 @@ def test_an_answer_is_what_the_model_says_after_the_rendered_prompt(tmp_path: Pa
             logprobs = loaded.model(torch.tensor([start + ids])).logits[0].log_softmax(-1)
             whole = sum(logprobs[len(start) + i - 1, token].item() for i, token in enumerate(ids))
             assert candidate["logprob"] == pytest.approx(whole, abs=2e-4)
+
+
+def test_stop_strings_cut_the_text_and_are_counted(tmp_path: Path) -> None:
+    _, plain, _ = run(tmp_path / "plain", ROWS)
+    # Three characters from the middle of two answers: they keep to no token's boundaries.
+    stops = tuple(plain[row]["candidates"][0]["text"][5:8] for row in (0, 4))
+    figures, rows, _ = run(tmp_path / "cut", ROWS, OPTIONS.model_copy(update={"stop_strings": stops}))
+    stopped = 0
+    for row, whole in zip(rows, plain, strict=True):
+        for candidate, uncut in zip(row["candidates"], whole["candidates"], strict=True):
+            starts = [uncut["text"].index(stop) for stop in stops if stop in uncut["text"]]
+            if starts:
+                stopped += 1
+                assert candidate["text"] == uncut["text"][: min(starts)]
+                assert (candidate["ended_by"], candidate["finished"]) == ("stop", True)
+                assert candidate["tokens"] <= uncut["tokens"]
+            else:
+                assert candidate == uncut
+    assert 0 < stopped < 15
+    assert (figures["ended_by_stop"], figures["cut"]) == (stopped, 15 - stopped - figures["ended_by_eos"])
 
 
 def test_empty_and_overlong_prompts_are_counted_with_their_place(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import (
@@ -18,7 +18,6 @@ from transformers import (
     NoBadWordsLogitsProcessor,
     NoRepeatNGramLogitsProcessor,
     RepetitionPenaltyLogitsProcessor,
-    StopStringCriteria,
     SuppressTokensAtBeginLogitsProcessor,
     SuppressTokensLogitsProcessor,
     TemperatureLogitsWarper,
@@ -29,6 +28,7 @@ from transformers import (
 
 from data.errors import TrainingError
 from trainers.config import GenerationOptions, SamplingOptions
+from trainers.stopping import StopStrings
 from trainers.work import Work
 
 # Of a model's generation_config.json: what is applied whenever it answers, what only when it samples, what the
@@ -69,7 +69,11 @@ class Rules:
     """Temperature, top-k, top-p and their like, in transformers' order; empty when greedy."""
     own: dict[str, Any] = field(default_factory=dict[str, Any])
     """Settings of the model's own generation_config.json that are applied."""
-    stop: StopStringCriteria | None = None
+    stop: StopStrings | None = None
+    """The recipe's stop strings and the model's own."""
+
+
+EndedBy = Literal["eos", "stop", "length"]
 
 
 @dataclass
@@ -82,11 +86,16 @@ class Row:
     stream: torch.Generator | None
     processors: LogitsProcessorList
     ids: list[int] = field(default_factory=list[int])
-    logprob: float = 0.0
-    ended: bool = False
-    """The model ended the answer itself."""
-    over: bool = False
-    """Ended, or as long as it may be."""
+    logprob: float | None = 0.0
+    """Under the model's own distribution; None where the engine cannot tell."""
+    ended_by: EndedBy | None = None
+    """An end token, a stop string, or as long as it may be; None while it is written."""
+    text: str | None = None
+    """What stands before the stop string, where one ended it."""
+
+    @property
+    def over(self) -> bool:
+        return self.ended_by is not None
 
 
 def read_rules(model: Any, tokenizer: Any, options: GenerationOptions, *, greedy: bool, work: Work) -> Rules:
@@ -111,7 +120,9 @@ def read_rules(model: Any, tokenizer: Any, options: GenerationOptions, *, greedy
     warpers = LogitsProcessorList()
     if not greedy:
         warpers = _warpers(options, own, model.device)
-    stop = StopStringCriteria(tokenizer, own["stop_strings"]) if "stop_strings" in own else None
+    theirs: str | list[str] = own.get("stop_strings", [])
+    strings = [*options.stop_strings, *([theirs] if isinstance(theirs, str) else theirs)]
+    stop = StopStrings(tokenizer, strings) if strings else None
     ends = eos_ids(config.eos_token_id, tokenizer.eos_token_id)
     return Rules(greedy, options.max_new_tokens, options.seed, ends, warpers, own, stop)
 
@@ -207,7 +218,6 @@ def choose(rules: Rules, rows: Sequence[Row], logits: torch.Tensor) -> torch.Ten
     for row, token, logprob in zip(rows, tokens.tolist(), chosen.tolist(), strict=True):
         if not row.over:
             _take(rules, row, token, logprob)
-    _stop_at_strings(rules, rows, logits.device)
     return tokens
 
 
@@ -224,15 +234,10 @@ def _take(rules: Rules, row: Row, token: int, logprob: float) -> None:
             way_out="Look at the training that made it (loss, learning rate), or load it with dtype: float32.",
         )
     row.ids.append(token)
-    row.logprob += logprob
-    row.ended = token in rules.eos
-    row.over = row.ended or len(row.ids) >= rules.max_new_tokens
-
-
-def _stop_at_strings(rules: Rules, rows: Sequence[Row], device: torch.device) -> None:
-    if rules.stop is None:
-        return
-    for row in rows:
-        written: Any = torch.tensor([row.ids], device=device)
-        if not row.ended and rules.stop(written, None).item():
-            row.ended = row.over = True
+    row.logprob = (row.logprob or 0.0) + logprob
+    if token in rules.eos:
+        row.ended_by = "eos"
+    elif rules.stop is not None and (text := rules.stop.cut(row.ids)) is not None:
+        row.ended_by, row.text = "stop", text
+    elif len(row.ids) >= rules.max_new_tokens:
+        row.ended_by = "length"

@@ -32,6 +32,7 @@ class Prompt:
     key: str
     """The row's `id`, or one made from the prompt's text: it stays the same when rows come and go."""
     ids: list[int]
+    """Its tokens; none where a server tokenises it."""
     row: dict[str, Any]
     """The row without its id."""
 
@@ -46,9 +47,12 @@ def read_prompts(
     room: int,
     reserved: Sequence[str] = (),
 ) -> tuple[list[Prompt], Ledger]:
-    """All prompts that can be answered with `room` new tokens; `reserved` are columns the caller writes itself."""
+    """All prompts that can be answered with `room` new tokens; `reserved` are columns the caller writes itself.
+
+    Without a tokenizer the prompts are for a server, which has its own.
+    """
     ledger = Ledger(name="prompts")
-    encoder = Encoder(tokenizer, TokeniseOptions(), ledger)
+    encoder = None if tokenizer is None else Encoder(tokenizer, TokeniseOptions(), ledger)
     prompts: list[Prompt] = []
     places: dict[str, str] = {}
     ignored: dict[str, int] = {}
@@ -65,11 +69,8 @@ def read_prompts(
                 where=where,
                 way_out="rename it with columns: {our name: their name}",
             )
-        if isinstance(row["prompt"], str):
-            ids = render_prompt(tokenizer, row["prompt"])
-        else:
-            ids = list(encoder.encode(row["prompt"], row, where, add_generation_prompt=True)["input_ids"])
-        if not ids:
+        ids = _for_server(row, where) if encoder is None else _tokens(encoder, row, where)
+        if not ids and encoder is not None:
             ledger.drop("the prompt has no tokens", where)
             continue
         if context is not None and len(ids) + room > context:
@@ -84,7 +85,10 @@ def read_prompts(
                 ignored[column] = ignored.get(column, 0) + 1
         rest = {column: value for column, value in row.items() if column != "id"}
         prompts.append(Prompt(key, ids, rest))
-        ledger.keep(length=len(ids), tokens=len(ids), loss_tokens=0)
+        if encoder is None:
+            ledger.kept += 1  # how long it is, only the server knows
+        else:
+            ledger.keep(length=len(ids), tokens=len(ids), loss_tokens=0)
     for line in ledger.lines():
         work.say(line)
     with replacing(work.out / LEDGER) as file:
@@ -99,6 +103,22 @@ def read_prompts(
             way_out="lower max_new_tokens, shorten the prompts, or take a model with a longer context",
         )
     return prompts, ledger
+
+
+def _tokens(encoder: Encoder, row: dict[str, Any], where: str) -> list[int]:
+    if isinstance(row["prompt"], str):
+        return render_prompt(encoder.tokenizer, row["prompt"])
+    return list(encoder.encode(row["prompt"], row, where, add_generation_prompt=True)["input_ids"])
+
+
+def _for_server(row: dict[str, Any], where: str) -> list[int]:
+    if row.get("tools"):
+        raise DataError(
+            "the row has `tools`, and a server would answer with calls of them instead of text",
+            where=where,
+            way_out="leave the column out, or let a `model` answer",
+        )
+    return []
 
 
 def context_of(model: Any) -> int | None:

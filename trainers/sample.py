@@ -6,23 +6,20 @@ the file that an uninterrupted run writes: prompts in their order, one row each.
 
 from __future__ import annotations
 
-import json
 import os
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from data.jsonl import append_jsonl, read_jsonl, replacing, write_jsonl_atomic
+from data.jsonl import append_jsonl, read_jsonl
 from data.sources import Mixture
+from trainers.candidates import figures, finished, write
 from trainers.config import ModelOptions, SamplingOptions
 from trainers.fingerprint import fingerprint, only, start_identity
-from trainers.generate import Answer, Tally, generate
+from trainers.generate import Answer, generate
 from trainers.models import load_policy
 from trainers.prompts import Prompt, context_of, read_prompts
 from trainers.work import Work
-
-DONE = "sampling.json"
-"""Beside the rows, written last: what they were made from, and the figures."""
 
 
 def sample(
@@ -52,7 +49,7 @@ def sample(
         start_identity(start),
         [[prompt.key, prompt.ids, prompt.row] for prompt in found],
     )
-    if (earlier := _finished(out, mark)) is not None:
+    if (earlier := finished(out, mark)) is not None:
         return earlier
     part = out.with_name(out.name + ".part")
     rows = _resume(part, mark, work)
@@ -78,17 +75,10 @@ def sample(
         done=frozenset(rows),
     )
     ordered = [rows[prompt.key] for prompt in found]
-    figures = _figures(ordered, tally, ledger.rows_dropped)
-    write_jsonl_atomic(out, ordered)
-    with replacing(out.with_name(DONE)) as file:
-        file.write(json.dumps({"fingerprint": mark, "metrics": figures}, indent=2).encode() + b"\n")
-    part.unlink(missing_ok=True)
-    if figures["cut"]:
-        work.say(
-            f"{figures['cut']:,} of {figures['candidates']:,} candidates were cut at max_new_tokens "
-            f"{options.max_new_tokens}"
-        )
-    return figures
+    found_figures = figures(ordered, ledger.rows_dropped) | {
+        "tokens_per_second": round(tally.tokens / tally.seconds, 1) if tally.answers else None,
+    }
+    return write(out, ordered, found_figures, mark, options, work, part)
 
 
 def _row(prompt: Prompt, answers: list[Answer]) -> dict[str, Any]:
@@ -97,21 +87,13 @@ def _row(prompt: Prompt, answers: list[Answer]) -> dict[str, Any]:
             "text": answer.text,
             "index": answer.index,
             "finished": answer.finished,
-            "logprob": round(answer.logprob_sum, 4),
+            "ended_by": answer.ended_by,
+            "logprob": None if answer.logprob_sum is None else round(answer.logprob_sum, 4),
             "tokens": len(answer.ids),
         }
         for answer in answers
     ]
     return {"id": prompt.key, "prompt": prompt.row["prompt"], "candidates": candidates} | prompt.row
-
-
-def _finished(out: Path, mark: str) -> dict[str, Any] | None:
-    """The figures of a call that finished, if this is the same call again."""
-    file = out.with_name(DONE)
-    if not (out.is_file() and file.is_file()):
-        return None
-    found = json.loads(file.read_text(encoding="utf-8"))
-    return found["metrics"] if found["fingerprint"] == mark else None
 
 
 def _resume(part: Path, mark: str, work: Work) -> dict[str, dict[str, Any]]:
@@ -126,18 +108,3 @@ def _resume(part: Path, mark: str, work: Work) -> dict[str, dict[str, Any]]:
             work.say(f"{aside} was sampled with other settings, prompts or weights: not used")
     append_jsonl(part, [{"fingerprint": mark}])
     return {}
-
-
-def _figures(rows: list[dict[str, Any]], tally: Tally, dropped: int) -> dict[str, Any]:
-    candidates = [candidate for row in rows for candidate in row["candidates"]]
-    shares = [len({c["text"] for c in row["candidates"]}) / len(row["candidates"]) for row in rows]
-    return {
-        "prompts": len(rows),
-        "dropped": dropped,
-        "candidates": len(candidates),
-        "tokens": sum(candidate["tokens"] for candidate in candidates),
-        "tokens_per_second": round(tally.tokens / tally.seconds, 1) if tally.answers else None,
-        "cut": sum(not candidate["finished"] for candidate in candidates),
-        "empty": sum(not candidate["text"].strip() for candidate in candidates),
-        "distinct": round(sum(shares) / len(shares), 4),
-    }
