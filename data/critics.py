@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from data.errors import DataError
+from data.rouge import rouge_l
 
 Row = Mapping[str, Any]
 
@@ -101,7 +102,7 @@ class RougeL(_Check):
     column: str = "reference"
 
     def part(self, candidate: str, row: Row) -> float:
-        return rouge_l(candidate, _text(row, self.column))
+        return rouge_l(candidate, _text(row, self.column), how="words")
 
 
 class NoRepetition(_Check):
@@ -159,26 +160,6 @@ class Rubric(BaseModel):
         total = sum(check.weight for check in self.checks)
         weighted = sum(check.weight * part for check, part in zip(self.checks, parts.values(), strict=True))
         return Scored(score=weighted / total, parts=parts)
-
-
-def rouge_l(candidate: str, reference: str, *, beta: float = 1.2) -> float:
-    """F of the longest common subsequence of words: (1 + b²)PR / (R + b²P), without regard to case."""
-    said, wanted = _words(candidate, case=False), _words(reference, case=False)
-    common = _longest_common(said, wanted)
-    if not common:
-        return 0.0
-    precision, recall = common / len(said), common / len(wanted)
-    return (1 + beta**2) * precision * recall / (recall + beta**2 * precision)
-
-
-def _longest_common(left: Sequence[str], right: Sequence[str]) -> int:
-    before = [0] * (len(right) + 1)
-    for one in left:
-        now = [0]
-        for i, other in enumerate(right):
-            now.append(before[i] + 1 if one == other else max(before[i + 1], now[i]))
-        before = now
-    return before[-1]
 
 
 def _words(text: str, *, case: bool) -> list[str]:

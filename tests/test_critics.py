@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from data.critics import Rubric, rouge_l
+from data.critics import Rubric
 from data.errors import DataError
+from data.rouge import rouge_l
 
 
 def part(candidate: str, row: dict[str, Any] | None = None, **check: Any) -> float:
@@ -83,7 +84,7 @@ def test_rouge_l_is_the_coco_form() -> None:
     # Common, in order: the cat ... mat = 3 of 4 said words, 3 of 6 wanted ones.
     precision, recall, square = 3 / 4, 3 / 6, 1.2**2
     wanted = (1 + square) * precision * recall / (recall + square * precision)
-    assert rouge_l("The cat ate mat", "the cat sat on a mat") == pytest.approx(wanted)
+    assert rouge_l("The cat ate mat", "the cat sat on a mat", how="words") == pytest.approx(wanted)
     assert wanted == pytest.approx(0.5791139)
     row = {"reference": [{"role": "assistant", "content": "the cat sat on a mat"}]}
     assert part("the cat ate mat", row, check="rouge_l") == pytest.approx(wanted)

@@ -108,6 +108,7 @@ PAIRED: Mapping[str, Loss[Pairs]] = {
 UNPAIRED: Mapping[str, Loss[Rows]] = {
     loss.name: loss
     for loss in (
+        _R("ga", single.ga, needs_reference=False, length_normalised=True, by_tokens=True),
         _R("npo", single.npo, lambda how: 2 / how.beta * _LN2),
         _R("simnpo", single.simnpo, needs_reference=False, length_normalised=True, beta=4.5),
         _R("kto", single.kto, _prospect_start),

@@ -1,4 +1,4 @@
-"""Losses over single answers: forgetting (NPO, SimNPO), KTO and its relative, and plain likelihood."""
+"""Losses over single answers: forgetting (gradient ascent, NPO, SimNPO), KTO and its relative, and plain likelihood."""
 
 from __future__ import annotations
 
@@ -12,6 +12,15 @@ from trainers.loss_inputs import Rows, Settings, average, reference_of
 
 def _log_ratio(rows: Rows) -> Tensor:
     return rows.logps - reference_of("ref_logps", rows.ref_logps)
+
+
+def ga(rows: Rows, how: Settings) -> Tensor:
+    """Gradient ascent on the likelihood per token; reduced by tokens: minus the mean token NLL of the batch.
+
+    So in open-unlearning. The NPO paper's is the mean over answers of their sums: the same direction in a batch,
+    longer by the mean number of tokens.
+    """
+    return average(rows.logps, rows.length)
 
 
 def npo(rows: Rows, how: Settings) -> Tensor:
