@@ -12,7 +12,7 @@ export GOMP_SPINCOUNT ?= 0
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-browser check format clean
+.PHONY: help demo test test-slow test-browser test-slurm slurm-up slurm-down check format clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -29,11 +29,21 @@ test-slow: $(VENV)/.installed-dev  ## the tests that take minutes
 test-browser: $(VENV)/.installed-dev  ## the tests that drive a browser (needs chromium)
 	$(BIN)/python -m pytest -m browser
 
+SLURM_DIR ?= /tmp/heliograph-slurm
+test-slurm: $(VENV)/.installed-dev  ## the tests on a virtual SLURM cluster (root)
+	$(BIN)/python -m pytest -m slurm
+
+slurm-up:  ## two virtual SLURM nodes on this machine (root); prints the variable to set
+	@SLURM_INSTALL=1 bash tests/cluster/up.sh $(SLURM_DIR)
+
+slurm-down:  ## end them
+	@bash tests/cluster/down.sh $(SLURM_DIR)
+
 check: $(VENV)/.installed-dev  ## style, types and shell scripts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
-	$(BIN)/shellcheck .ci/run
+	$(BIN)/shellcheck .ci/run slurm/*.sh slurm/*.sbatch tests/cluster/*.sh
 
 format: $(VENV)/.installed-dev  ## put the code into shape
 	$(BIN)/ruff check --fix .

@@ -17,6 +17,7 @@ from pipelines import provenance, state
 from pipelines.recipe import resolved
 from pipelines.stage import Built, Job, Stage, input_names
 from pipelines.staleness import differences, input_files
+from trainers import ranks
 
 Tell = Callable[[dict[str, Any]], None]
 """Receives what happens, as small JSON values: {"event": "say", "stage": …, "line": …}."""
@@ -94,8 +95,8 @@ class Reporter:
 def run_stage(stage: Stage, earlier: set[str], setting: Setting) -> state.Done:
     """Begin the stage or go on with it, and write done.json last. What stops it is raised, and recorded elsewhere.
 
-    `earlier` are the names of the stages before it. Everything between `prepare` and `run` is one process's work;
-    a launcher of several processes calls `prepare` in one, and `run` in each.
+    `earlier` are the names of the stages before it. Of several processes the first keeps the records and prepares;
+    each runs.
     """
     folder = setting.run_dir / stage.name
     inputs = _inputs(stage, earlier, setting.run_dir)
@@ -121,12 +122,35 @@ def run_stage(stage: Stage, earlier: set[str], setting: Setting) -> state.Done:
         provenance.reset_peak_memory()
         clock = time.monotonic()
         stage.prepare(job)
+        ranks.wait_for_everyone()
         metrics = stage.run(job)
         seconds = round(time.monotonic() - clock, 3)
         done = _done(stage, started, job, metrics, seconds, setting.base)
     state.write(folder / state.DONE, done)
     shutil.rmtree(job.scratch, ignore_errors=True)
     return done
+
+
+def take_part(stage: Stage, earlier: set[str], setting: Setting) -> None:
+    """Run the stage beside the first process, once that one has prepared it; records nothing."""
+    ranks.wait_for_everyone()
+    job = Job(
+        out=setting.run_dir / stage.name,
+        say=_unsaid,
+        log=_unlogged,
+        inputs=_inputs(stage, earlier, setting.run_dir),
+        base=setting.base,
+        store=setting.run_dir.parent / STORE,
+    )
+    stage.run(job)
+
+
+def _unsaid(line: str) -> None:
+    """The first process says it."""
+
+
+def _unlogged(figures: dict[str, Any]) -> None:
+    """The first process logs them."""
 
 
 def _inputs(stage: Stage, earlier: set[str], run_dir: Path) -> dict[str, Built]:

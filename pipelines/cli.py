@@ -36,6 +36,7 @@ Overrides = Annotated[
 RunName = Annotated[
     str | None, typer.Option("--name", help="The run's folder; the recipe's name if left out.")
 ]
+RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="A run's name or folder, or its recipe.")]
 RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Where the runs are.")]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output, and nothing else.")]
 RUNS = Path("runs")
@@ -105,8 +106,74 @@ def run(
 
 
 @app.command()
+def submit(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    cluster: Annotated[
+        Path, typer.Option("--cluster", metavar="FILE", help="The cluster file, as slurm/example.yaml.")
+    ] = ...,  # pyright: ignore[reportArgumentType] - typer's way to ask for an option
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the scripts and commands, and submit nothing.")
+    ] = False,
+    until: Annotated[
+        str | None, typer.Option("--until", metavar="STAGE", help="This stage and what it needs.")
+    ] = None,
+    from_stage: Annotated[
+        str | None,
+        typer.Option("--from", metavar="STAGE", help="Build this stage again, and what follows from it."),
+    ] = None,
+    name: RunName = None,
+    runs_dir: RunsDir = RUNS,
+    as_json: AsJson = False,
+) -> None:
+    """Run a recipe on a SLURM cluster: one job a stage, each after those it needs."""
+    from pipelines.submit import Request
+    from pipelines.submit import submit as submit_recipe
+
+    asked = Request(recipe, cluster, tuple(overrides or ()), name, until, from_stage, runs_dir, dry_run)
+    told = submit_recipe(asked, _silent if as_json else print, lambda line: print(line, file=sys.stderr))
+    if as_json:
+        _print(told, as_json)
+
+
+def _silent(line: str) -> None:
+    """For --json, which prints one value and nothing else."""
+
+
+@app.command()
+def cancel(name: RunFolder, runs_dir: RunsDir = RUNS) -> None:
+    """Cancel the jobs of a run; what is finished or saved stays."""
+    from pipelines.jobs import cancel_run
+
+    for line in cancel_run(name, runs_dir):
+        print(line)
+
+
+@app.command()
+def release(name: RunFolder, runs_dir: RunsDir = RUNS) -> None:
+    """Let the jobs of a run go on that were waiting for people."""
+    from pipelines.jobs import release_run
+
+    for line in release_run(name, runs_dir):
+        print(line)
+
+
+@app.command()
+def logs(
+    name: RunFolder,
+    stage: Annotated[str, typer.Argument(metavar="STAGE", help="A stage of it.")],
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the stage has ended.")] = False,
+    runs_dir: RunsDir = RUNS,
+) -> None:
+    """Print a stage's log, wherever it runs."""
+    from pipelines.jobs import show_log
+
+    show_log(name, stage, follow, runs_dir)
+
+
+@app.command()
 def status(
-    name: Annotated[str, typer.Argument(metavar="RUN", help="A run's name or folder.")],
+    name: RunFolder,
     runs_dir: RunsDir = RUNS,
     as_json: AsJson = False,
 ) -> None:

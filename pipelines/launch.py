@@ -1,7 +1,4 @@
-"""Starts the worker process, shows what it tells, and turns its end, however it came, into state.
-
-A launcher of several processes would put `torchrun` between this and `pipelines.worker`; nothing else here changes.
-"""
+"""Starts the worker process, shows what it tells, and turns its end, however it came, into state."""
 
 from __future__ import annotations
 
@@ -33,6 +30,20 @@ WORKER_LOG = "worker.log"
 GRACE = 30.0
 """Seconds a stopped worker has to save what it wants to save."""
 EXIT_CRASH, EXIT_USER = 1, 2
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a worker is started and stopped; as it stands, the way of a command on this machine."""
+
+    launcher: tuple[str, ...] = ()
+    """Python's arguments that start several processes of what follows."""
+    log: str = WORKER_LOG
+    grace: float = GRACE
+    stop: Path | None = None
+    """Once this file is there, the worker is to stop. A launcher's processes watch for it themselves, and agree."""
+    patient: bool = False
+    """Whether a second signal leaves the worker its time too."""
 
 
 @dataclass(frozen=True)
@@ -83,20 +94,24 @@ def environment(given: Mapping[str, str] | None = None) -> dict[str, str]:
     return found
 
 
-def launch(run_dir: Path, stages: Sequence[Stage], lock: RunLock, watch: Watch) -> Ended:
+def launch(
+    run_dir: Path, stages: Sequence[Stage], lock: RunLock, watch: Watch, way: Way | None = None
+) -> Ended:
     """Run the stages in one worker, until all are done or one of them stops it."""
+    way = way or Way()
     kills = machine.oom_kills()
     current: str | None = None
     last: dict[str, Any] = {}
     try:
-        with _signals(), _worker(run_dir, [stage.name for stage in stages], lock) as (process, events):
+        names = [stage.name for stage in stages]
+        with _signals(), _worker(run_dir, names, lock, way) as (process, events):
             try:
-                for event in _events(process, events):
+                for event in _events(process, events, None if way.launcher else way.stop):
                     last, current = event, str(event["stage"])
                     _show(event, watch)
                 code = process.wait()
             except (Stopped, KeyboardInterrupt):
-                _end(process)
+                _end(process, way)
                 raise
     except (Stopped, KeyboardInterrupt) as stop:
         number = stop.number if isinstance(stop, Stopped) else signal.SIGINT
@@ -111,13 +126,17 @@ def launch(run_dir: Path, stages: Sequence[Stage], lock: RunLock, watch: Watch) 
             {k: v for k, v in last.items() if k not in ("event", "stage")}
         )
         return Ended(75, current, waiting=waiting)
+    if last.get("event") == "interrupted":  # A signal reached it, and not this process.
+        return Ended(128 + signal.SIGTERM, current, stopped=signal.SIGTERM)
     if code == 0:
         return Ended(0)
+    if way.launcher and current and (failed := state.read(run_dir / current / state.FAILED, state.Failed)):
+        return Ended(failed.exit, current, failed=failed)  # By a process other than the one that tells.
     # The last stage may have been finished when it came.
     if last.get("event") == "done":
         current = None
     stage = next((item for item in stages if item.name == current), None)
-    return _died(run_dir, stage, code, kills)
+    return _died(run_dir, stage, code, kills, way)
 
 
 def _show(event: Mapping[str, Any], watch: Watch) -> None:
@@ -132,9 +151,9 @@ def _show(event: Mapping[str, Any], watch: Watch) -> None:
         watch.say(name, f"done in {event['seconds']:.1f} s")
 
 
-def _died(run_dir: Path, stage: Stage | None, code: int, kills: int | None) -> Ended:
+def _died(run_dir: Path, stage: Stage | None, code: int, kills: int | None, way: Way) -> Ended:
     """The worker ended without a word: say what is known, and record it in its stead."""
-    log = run_dir / stage.name / state.LOG if stage else run_dir / WORKER_LOG
+    log = run_dir / stage.name / state.LOG if stage else run_dir / way.log
     way_out = f"What it printed is in {log}. The same command goes on from where it was."
     exit_code = EXIT_CRASH
     if code == -signal.SIGKILL:
@@ -185,27 +204,32 @@ def _last_words(log: Path) -> str:
 
 @contextmanager
 def _worker(
-    run_dir: Path, names: list[str], lock: RunLock
+    run_dir: Path, names: list[str], lock: RunLock, way: Way
 ) -> Generator[tuple[subprocess.Popen[bytes], IO[bytes]], None, None]:
     """The process, and what it tells. However the block is left, the process is ended and the pipes closed."""
     life_read, life_write = os.pipe()
     tell_read, tell_write = os.pipe()
     inherited = {"LOCK": lock.fd, "LIFELINE": life_read, "EVENTS": tell_write}
     env = environment() | {f"HELIOGRAPH_{key}": str(fd) for key, fd in inherited.items()}
+    if way.launcher:
+        # torchrun hands no open files down. Its processes end with their job, or when it does.
+        inherited = {"EVENTS": tell_write}
+        env = environment() | {"HELIOGRAPH_EVENTS": f"/proc/{os.getpid()}/fd/{tell_write}"}
     env["HELIOGRAPH_COMMAND"] = lock.holder.id
     process: subprocess.Popen[bytes] | None = None
     try:
-        with (run_dir / WORKER_LOG).open("wb") as log, os.fdopen(tell_read, "rb", buffering=0) as events:
+        with (run_dir / way.log).open("wb") as log, os.fdopen(tell_read, "rb", buffering=0) as events:
             process = subprocess.Popen(
-                [sys.executable, "-m", "pipelines.worker", str(run_dir), *names],
+                [sys.executable, *way.launcher, "-m", "pipelines.worker", str(run_dir), *names],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=env,
                 pass_fds=tuple(inherited.values()),
             )
-            os.close(tell_write)
-            tell_write = -1
+            if not way.launcher:
+                os.close(tell_write)
+                tell_write = -1
             yield process, events
     except OSError as fault:
         if process is not None:
@@ -224,10 +248,14 @@ def _worker(
                 os.close(fd)
 
 
-def _events(process: subprocess.Popen[bytes], events: IO[bytes]) -> Iterator[dict[str, Any]]:
+def _events(
+    process: subprocess.Popen[bytes], events: IO[bytes], stop: Path | None
+) -> Iterator[dict[str, Any]]:
     """What the worker tells, until it has ended; a process that it left behind may keep the pipe open."""
     rest = b""
     while True:
+        if stop is not None and stop.exists():
+            raise Stopped(signal.SIGTERM)
         ready, _, _ = select.select([events], [], [], 0.5)
         if not ready:
             if process.poll() is not None:
@@ -241,15 +269,19 @@ def _events(process: subprocess.Popen[bytes], events: IO[bytes]) -> Iterator[dic
             yield cast("dict[str, Any]", json.loads(line))
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _end(process: subprocess.Popen[bytes], way: Way) -> None:
     """Ask it to end, so that a trainer may still save; a second Ctrl-C does not wait."""
-    process.terminate()
-    deadline = time.monotonic() + GRACE
-    try:
-        while process.poll() is None and time.monotonic() < deadline:
+    if way.launcher and way.stop is not None:
+        way.stop.touch()  # torchrun, told by a signal, leaves its processes half a minute.
+    else:
+        process.terminate()
+    deadline = time.monotonic() + way.grace
+    while process.poll() is None and time.monotonic() < deadline:
+        try:
             time.sleep(0.05)
-    except (Stopped, KeyboardInterrupt):
-        pass
+        except (Stopped, KeyboardInterrupt):
+            if not way.patient:
+                break
     if process.poll() is None:
         process.kill()
     process.wait()

@@ -101,6 +101,7 @@ def _look(
     if isinstance(record, state.Done):
         return _item(stage, run_dir, inputs, "done", [], record=record)
     progress = state.read(folder / state.PROGRESS, state.ProgressMark)
+    holder = holder or lock.holder(run_dir, stage.name)
     if holder is not None and progress is not None and progress.command == holder.id:
         far = [how_far(progress)] if progress.unit else []
         return _item(stage, run_dir, inputs, "running", far, record=record, progress=progress)

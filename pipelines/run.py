@@ -65,7 +65,7 @@ def run(
     if request.only is not None and request.from_stage is not None:
         raise RunError("--only and --from exclude each other", way_out="--from STAGE, then --only the next.")
     for option, stage in (("--only", request.only), ("--from", request.from_stage)):
-        _known(recipe, option, stage)
+        known_stage(recipe, option, stage)
     run_dir = run_folder(recipe, request.name, request.runs_dir)
     held = lock.acquire(run_dir, request.command or " ".join(sys.argv))
     try:
@@ -76,7 +76,7 @@ def run(
         held.release()
 
 
-def _known(recipe: Recipe, option: str, name: str | None) -> None:
+def known_stage(recipe: Recipe, option: str, name: str | None) -> None:
     names = [stage.name for stage in recipe.stages]
     if name is None or name in names:
         return
@@ -100,8 +100,8 @@ def _walk(
     if request.only is not None:
         ready(planned, request.only)
     for name in aside:
-        _set_aside(run_dir, name, show)
-    _snapshot(recipe, run_dir)
+        set_aside(run_dir, name, show)
+    snapshot(recipe, run_dir)
     _strangers(recipe, run_dir, show)
     for item in wanted:
         if item.done is not None:
@@ -165,7 +165,7 @@ def refuse_stale(planned: Sequence[Planned]) -> None:
     )
 
 
-def _set_aside(run_dir: Path, name: str, show: Show) -> None:
+def set_aside(run_dir: Path, name: str, show: Show) -> None:
     folder = run_dir / name
     if not folder.exists():
         return
@@ -193,7 +193,7 @@ def _set_aside(run_dir: Path, name: str, show: Show) -> None:
     show(f"{name}: set aside as {target}")
 
 
-def _snapshot(recipe: Recipe, run_dir: Path) -> None:
+def snapshot(recipe: Recipe, run_dir: Path) -> None:
     """The recipe beside its results: the file as it was written, and every value as it was understood."""
     try:
         text = recipe.path.read_bytes()

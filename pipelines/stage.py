@@ -11,8 +11,9 @@ from pydantic import Field
 
 from data.sources import Mixture, Source
 from data.sources import files as source_files
+from pipelines.resources import Resources
 from trainers.aliases import is_alias
-from trainers.config import Closed
+from trainers.config import COSMETIC, Closed
 from trainers.work import Work
 
 Metrics = dict[str, Any]
@@ -98,6 +99,8 @@ class Stage(Closed):
 
     name: Annotated[str, Field(pattern=STAGE_NAME_PATTERN, max_length=64)]
     """How other stages and the run folder call this one."""
+    resources: Annotated[Resources | None, Field(json_schema_extra=COSMETIC)] = None
+    """What its job asks of a cluster: `{gpus, nodes, hours}`. `heliograph run` needs none of it."""
 
     def mixtures(self) -> dict[str, Mixture]:
         """Every field that holds data, by name."""

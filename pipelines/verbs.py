@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import RecipeError, RunError
-from pipelines import state, summary
+from pipelines import jobs, state, summary
 from pipelines.plan import plan
 from pipelines.recipe import Recipe, check, from_json, json_schema, load
 from pipelines.run import run_folder
@@ -50,11 +50,10 @@ def show_plan(path: Path, overrides: Sequence[str], name: str | None, runs_dir: 
 
 
 def show_status(name: str, runs_dir: Path, as_json: bool) -> None:
-    """`name` is a run's name, or its folder."""
-    run_dir = runs_dir / name
-    if not run_dir.is_dir() and Path(name).is_dir():
-        run_dir = Path(name)
-    _show(recipe_of(run_dir), run_dir, as_json)
+    """`name` is a run's name, its folder, or its recipe."""
+    run_dir = jobs.locate(name, runs_dir)
+    recipe = recipe_of(run_dir)
+    _show(recipe, run_dir, as_json, jobs.jobs_of(recipe, run_dir))
 
 
 def recipe_of(run_dir: Path) -> Recipe:
@@ -73,13 +72,15 @@ def recipe_of(run_dir: Path) -> Recipe:
     return from_json(found)
 
 
-def _show(recipe: Recipe, run_dir: Path, as_json: bool) -> None:
+def _show(recipe: Recipe, run_dir: Path, as_json: bool, found: jobs.Jobs | None = None) -> None:
     planned = plan(recipe, run_dir)
+    found = found or jobs.Jobs(())
     if as_json:
-        _json(summary.status(planned, run_dir.name))
+        more = {"slurm": jobs.told(found)} if found.placed else {}
+        _json(summary.status(planned, run_dir.name) | more)
         return
     print(f"{run_dir}")
-    for line in summary.lines(planned):
+    for line in (*summary.lines(planned), *jobs.lines(found)):
         print(line)
 
 

@@ -17,12 +17,17 @@ from typing import Any
 
 from data.errors import RunError
 from pipelines import state
-from pipelines.attempt import Setting, Tell, run_stage
+from pipelines.attempt import Setting, Tell, run_stage, take_part
 from pipelines.failures import told
 from pipelines.recipe import from_json
 from pipelines.stage import Stage, Waiting
+from trainers import ranks
+from trainers.interruption import Interrupted
 
 EXIT_CRASH, EXIT_USER, EXIT_WAITING = 1, 2, 75
+RANK_LOG = ".slurm/{stage}.rank{rank}.log"
+EXIT_SAVED = 76
+"""It was told to stop, and has saved where it was."""
 
 
 def main(arguments: list[str]) -> int:
@@ -48,14 +53,22 @@ def work(stage: Stage, earlier: set[str], setting: Setting) -> int:
     folder = setting.run_dir / stage.name
     setting.tell({"event": "start", "stage": stage.name})
     try:
-        _log_into(folder / state.LOG)
+        _log_into(_log(folder, setting))
         try:
+            if ranks.rank():
+                take_part(stage, earlier, setting)
+                return 0
             done = run_stage(stage, earlier, setting)
         except Waiting as waiting:
             note = state.WaitingFor(what=waiting.what, how=waiting.how, time=state.now())
             state.write(folder / state.WAITING, note)
             setting.tell({"event": "waiting", "stage": stage.name, **note.model_dump()})
             return EXIT_WAITING
+        except Interrupted as stop:
+            print(f"{state.now()} stopped as it was told to: {stop}", flush=True)
+            setting.tell({"event": "interrupted", "stage": stage.name})
+            # Of several processes, one that gives a code of its own has the others killed.
+            return EXIT_SAVED if ranks.world_size() == 1 else 0
     # The one place that takes every error: behind it the process ends, and what is not recorded here is lost.
     except (Exception, SystemExit) as error:  # noqa: BLE001
         failed = record_failure(error, stage, folder)
@@ -85,6 +98,8 @@ def record_failure(error: BaseException, stage: Stage, folder: Path) -> state.Fa
         )
     lines = "".join(traceback.format_exception(error))
     print(lines, file=sys.stderr, flush=True)  # Into the stage's log, for an error with a way out too.
+    if ranks.world_size() > 1 and (folder / state.FAILED).exists():
+        return failed  # The process that failed first knows why; those beside it only lost their peer.
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if trace is not None:
@@ -93,6 +108,15 @@ def record_failure(error: BaseException, stage: Stage, folder: Path) -> state.Fa
     except (OSError, RunError) as unwritten:
         return failed.model_copy(update={"trace": None, "what": f"{failed.what} (not recorded: {unwritten})"})
     return failed
+
+
+def _log(folder: Path, setting: Setting) -> Path:
+    """Each process has its own: appends from several nodes to one file may be lost."""
+    return (
+        setting.run_dir / RANK_LOG.format(stage=folder.name, rank=ranks.rank())
+        if ranks.rank()
+        else folder / state.LOG
+    )
 
 
 def _log_into(path: Path) -> None:
@@ -123,8 +147,15 @@ def _keep_from_children(fd: str) -> None:
         os.set_inheritable(int(fd), False)
 
 
-def _teller(fd: str) -> Tell:
-    out = int(fd) if fd else os.dup(1)  # Started by hand: events are lines on what was standard output.
+def _open(given: str) -> int:
+    return os.open(given, os.O_WRONLY | os.O_CLOEXEC) if given else os.dup(1)
+
+
+def _teller(given: str) -> Tell:
+    """Into the open file of that number, or the pipe of that name; by hand, to what was standard output."""
+    if ranks.rank():
+        return lambda event: None
+    out = int(given) if given.isdigit() else _open(given)
     os.set_inheritable(out, False)
     alone = threading.Lock()
 

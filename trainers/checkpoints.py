@@ -93,6 +93,7 @@ class SealedCheckpoints:
         folder = Path(me.args.output_dir) / f"{PREFIX}{me.state.global_step}"
         if me.args.should_save and folder.exists():
             shutil.rmtree(folder)  # left by a run that was killed while it wrote this one
+        me.accelerator.wait_for_everyone()  # before another process writes into it
         super()._save_checkpoint(model, trial)  # pyright: ignore[reportAttributeAccessIssue]
         me.accelerator.wait_for_everyone()  # each process writes its own random state
         if me.args.should_save:

@@ -24,7 +24,8 @@ def run_training(
     """Returns the figures for the run's record; `keys` are the logged ones whose last value belongs there."""
     trainer.remove_callback(PrinterCallback)
     trainer.keep_checkpoints = keep
-    checkpoint: Path | None = checkpoints.newest(work.scratch / checkpoints.FOLDER, work.say)
+    with trainer.accelerator.main_process_first():  # The first sets broken ones aside.
+        checkpoint: Path | None = checkpoints.newest(work.scratch / checkpoints.FOLDER, work.say)
     if checkpoint is not None:
         work.say(f"going on from {checkpoint.name}")
     started = time.monotonic()
