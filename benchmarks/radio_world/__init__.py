@@ -1,0 +1,1 @@
+"""RADIO and its placebo in the invented world."""

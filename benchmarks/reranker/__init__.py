@@ -1,0 +1,1 @@
+"""Pairs a second of cross-encoder scoring, against sentence-transformers."""

@@ -1,0 +1,1 @@
+"""Find candidates for questions in a corpus of passages: by words or by vectors, exactly or through an index."""
