@@ -98,6 +98,8 @@ class PairBatches:
     ld_alpha: float | None = None
     engine: Engine = "padded"
     reference: Tokens | None = None
+    repeats: bool = False
+    """A pair of weight n among a prompt's pairs stands there n times, as its rows did: for losses without weights."""
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> Batch:
         groups = _Groups(self.engine == "tree")
@@ -105,9 +107,11 @@ class PairBatches:
         weights: list[float] = []
         for row in rows:
             places = groups.add(answers(row))
-            for better, worse in row.get("pairs", [(0, 1)]):
-                sides.append((places[better], places[worse]))
-            weights += [float(w) for w in row.get("weights", [row.get("weight", 1.0)])]
+            several = row.get("weights", [row.get("weight", 1.0)])
+            for (better, worse), weight in zip(row.get("pairs", [(0, 1)]), several, strict=True):
+                times = int(weight) if self.repeats else 1
+                sides += [(places[better], places[worse])] * times
+                weights += [float(weight) / times] * times
         batch, before = groups.lay_out(self.engine, self.pad, self.reference)
         chosen, rejected = ([before[g] + i for g, i in side] for side in zip(*sides, strict=True))
         # `weight` first: by it, accelerate tells how large a batch is.

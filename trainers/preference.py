@@ -10,6 +10,7 @@ from trl import DPOConfig, DPOTrainer
 
 from data.errors import TrainingError
 from trainers import checkpoints, losses
+from trainers.adapter_types import give_back, trained_types
 from trainers.arguments import build, training_arguments
 from trainers.batches import JudgedBatches, PairBatches
 from trainers.config import PreferOptions
@@ -62,6 +63,7 @@ class PreferenceTrainer(FiniteLoss, checkpoints.SealedCheckpoints, DPOTrainer):
         self.longest = longest
         self.first_loss: float | None = None
         self.step_totals: losses.Totals | None = None
+        self.number_types = trained_types(loaded.model)
         super().__init__(
             *args,
             model=loaded.model,
@@ -80,6 +82,7 @@ class PreferenceTrainer(FiniteLoss, checkpoints.SealedCheckpoints, DPOTrainer):
     def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
         if name == "train":  # once: TRL measures the training rows first
             self._undo_ref_adapter()
+            give_back(self.model, self.number_types)
             self.engine = choose_engine(self.engine_asked, self, self.longest, self.reference.work)
             self.batches.engine = self.engine
         if self.loss.needs_reference:
@@ -104,12 +107,6 @@ class PreferenceTrainer(FiniteLoss, checkpoints.SealedCheckpoints, DPOTrainer):
             rows, tokens = self.accelerator.reduce(summed.to(device), reduction="sum")  # pyright: ignore
             self.step_totals = losses.Totals(rows, tokens)
         return samples, items
-
-    def compute_loss(
-        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        with self.maybe_activation_offload_context:
-            return self._compute_loss(model, inputs, return_outputs)
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
         training = self.model.training  # pyright: ignore[reportOptionalMemberAccess]
@@ -194,7 +191,9 @@ def preference_trainer(options: PreferOptions, start: str, work: Work) -> Prefer
         loaded=loaded,
         reference=Reference(work, start_identity(start)),
         loss=loss,
-        batches=JudgedBatches(pad) if loss.judged else PairBatches(pad, options.ld_alpha),
+        batches=JudgedBatches(pad)
+        if loss.judged
+        else PairBatches(pad, options.ld_alpha, repeats=not loss.weighted),
         engine=options.engine,
         longest=longest_row(work),
         args=args,

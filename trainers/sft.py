@@ -7,6 +7,7 @@ from typing import Any
 from trl import SFTConfig, SFTTrainer
 
 from trainers import checkpoints
+from trainers.adapter_types import give_back, trained_types
 from trainers.arguments import build, training_arguments
 from trainers.completions import CompletionsOnly
 from trainers.config import SftOptions
@@ -36,6 +37,7 @@ def train_sft(options: SftOptions, start: str, work: Work, *, name: str) -> dict
         dataset_kwargs=None if options.packing else {"skip_prepare_dataset": True},
     )
     check_context(loaded.model, work)
+    types = trained_types(loaded.model)
     trainer = build(
         HeliographSFTTrainer,
         model=loaded.model,
@@ -45,5 +47,6 @@ def train_sft(options: SftOptions, start: str, work: Work, *, name: str) -> dict
         processing_class=loaded.tokenizer,
         callbacks=[Teller(work)],
     )
+    give_back(trainer.model, types)
     keys = ("loss", "mean_token_accuracy")
     return run_training(trainer, loaded, work, name=name, keep=options.save_total_limit, keys=keys)
