@@ -204,7 +204,6 @@ def naive_gradients(model_folder: Path, trainer: Any, rows: Sequence[Row]) -> di
         logits = model(input_ids=ids).logits[0, len(prompt) - 1 : -1]
         return logits.log_softmax(-1).gather(1, ids[0, len(prompt) :, None]).sum()
 
-    total = torch.zeros((), dtype=torch.float64)
     for row in rows:
         sides = (row["chosen_ids"], row["rejected_ids"])
         with torch.no_grad(), getattr(model, "disable_adapter", contextlib.nullcontext)():
@@ -213,8 +212,8 @@ def naive_gradients(model_folder: Path, trainer: Any, rows: Sequence[Row]) -> di
             parameter.requires_grad_(True)
         policy = [log_prob(row["prompt_ids"], side) for side in sides]
         margin = (policy[0] - reference[0]) - (policy[1] - reference[1])
-        total = total - torch.nn.functional.logsigmoid(BETA * margin) / len(rows)
-    total.backward()
+        # Pair by pair: the graph of all of them in double precision would not fit.
+        (-torch.nn.functional.logsigmoid(BETA * margin) / len(rows)).backward()
     return {
         name.removeprefix("base_model.model."): parameter.grad
         for name, parameter in model.named_parameters()

@@ -1,0 +1,1 @@
+"""The page that people label on, and the server behind it."""
