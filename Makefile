@@ -22,8 +22,8 @@ help:  ## what there is to make
 demo: $(VENV)/.installed  ## fine-tune, collect preferences, align, evaluate: the quickstart
 	$(BIN)/heliograph run recipes/quickstart.yaml
 
-test: $(VENV)/.installed-dev  ## the default tests (under ten minutes on two cores)
-	$(BIN)/python -m pytest
+test: $(VENV)/.installed-dev  ## the default tests, on all cores
+	$(BIN)/python -m pytest -n auto
 
 test-slow: $(VENV)/.installed-dev  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow

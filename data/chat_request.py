@@ -24,7 +24,7 @@ class ServerError(UserError):
 class ServerOptions(BaseModel):
     """An OpenAI-compatible server: a hosted one, or vLLM, llama.cpp, Ollama and their like."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     base_url: Annotated[str, Field(min_length=1)]
     """Where its interface begins, such as `http://127.0.0.1:8000/v1`."""

@@ -29,7 +29,7 @@ class Tokenizer(Protocol):
 class TokeniseOptions(BaseModel):
     """How rows become token ids. Names and meanings are TRL's where TRL has them."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     max_length: int | None = Field(default=None, gt=0)
     """Keep so many tokens from the start of each sequence. None: no limit."""

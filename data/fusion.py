@@ -6,14 +6,15 @@ Every list stands in the retriever's order, best first, so that documents whose 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from data.errors import DataError
+from data.radio_options import Normalise
 
-Normalise = Literal["minmax", "zscore", "rank", "none"]
+__all__ = ["Normalise", "descending", "fuse", "normalise"]
+
 Scores = NDArray[np.float64]
 
 

@@ -15,7 +15,7 @@ EXAMPLES = 5
 class LedgerLimits(BaseModel):
     """Shares (0 to 1) above which a dataset fails the run. None: no limit."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     max_dropped_share: float | None = Field(default=None, ge=0, le=1)
     """Rows dropped, among the rows read and not left out by weights."""

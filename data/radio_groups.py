@@ -6,58 +6,18 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
-
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from typing import Any, cast
 
 from data.answers import answer_finder
 from data.errors import DataError
 from data.jsonl import iterate_jsonl
 from data.radio import Aligned
+from data.radio_options import GroupOptions
 
-Sampler = Literal["shift", "shift_all_neg", "iteration", "random"]
+__all__ = ["GroupOptions", "growing_offsets", "make_groups", "provenance", "ranks", "read_groups"]
+
 Ranks = tuple[int, tuple[int, ...]]
 """0-based ranks of the positive and of its negatives."""
-
-
-class GroupOptions(BaseModel):
-    """Which ranks of the blended order make a group."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    sampler: Sampler = "shift"
-    """`shift`: rank 0 over the ranks in `neg_offsets`. `shift_all_neg`: rank 0 over every rank from the first offset
-    on. `iteration`: the ranks in blocks of `block`, every document over all lower ones of its block. `random`: rank 0
-    over as many ranks as there are offsets, drawn from all ranks below it."""
-    top: Annotated[int, Field(ge=2)] = 20
-    """Ranks that are looked at; the rest of the pool is left."""
-    neg_offsets: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = (
-        3,
-        4,
-        6,
-        9,
-        13,
-        18,
-    )
-    """Ranks of the negatives. Those right below the positive are skipped: they may be as good as it."""
-    small_pool: Literal["clip", "drop", "error"] = "clip"
-    """Where a pool ends before the last offset. `clip`: offsets beyond it become its last rank, each rank once; a pool
-    that ends before the first offset is dropped all the same."""
-    block: Annotated[int, Field(ge=2)] = 5
-    """Size of a block of `iteration`."""
-    require_answer_in_pos: bool = False
-    """Drop groups whose positive does not contain a gold answer."""
-    drop_answer_in_neg: bool = False
-    """Take negatives that contain a gold answer out of their group."""
-    seed: int = 0
-    """Draws the negatives of `random`."""
-
-    @field_validator("neg_offsets")
-    @classmethod
-    def _rising(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        if list(value) != sorted(set(value)):
-            raise ValueError("neg_offsets must rise, each rank once")
-        return value
 
 
 class _Ended(Exception):  # noqa: N818 - why a pool gives no group

@@ -11,12 +11,14 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
+from data import radio_placebo
 from data.answers import exact_match
 from data.pools import Pool, make_pool
-from data.radio import Scored, Scorer, score_pools
+from data.radio import Scored, Scorer
+from data.radio_placebo import donors
 from data.tfidf import Tfidf
 
 # The name a question uses, and two ways to say it that share no word with it nor with one another.
@@ -44,8 +46,8 @@ _FILLERS = (
     "travellers say so openly, as old maps show, according to merchants, in most records, by common account, "
     "if pilgrims are right, since long ago, whatever visitors think"
 )
-_FIRST, _SECOND, _FILLER = _FIRST_WORDS.split(), _SECOND_WORDS.split(), _FILLERS.split(", ")
-_TOPICAL = (
+_FIRST, _SECOND, FILLER = _FIRST_WORDS.split(), _SECOND_WORDS.split(), _FILLERS.split(", ")
+TOPICAL = (
     "much has been asked about the {relation} of {place} and little is settled",
     "what {relation} {place} may have is a matter that {place} debates",
     "books that tell about {place} mention its {relation} without detail",
@@ -81,8 +83,8 @@ class Split:
 def build(world: World) -> tuple[Split, Split, Scorer]:
     """Training questions, test questions about other places, and the TF-IDF scorer over all documents."""
     dice = random.Random(f"radio world {world.seed}")
-    places = _names(dice, world.train_places + world.test_places)
-    facts = {place: [_value(dice) for _ in RELATIONS] for place in places}
+    places = place_names(dice, world.train_places + world.test_places)
+    facts = {place: [invented_value(dice) for _ in RELATIONS] for place in places}
     train, test = places[: world.train_places], places[world.train_places :]
     raw = [
         [question for place in part for question in _questions(world, dice, place, part, facts)]
@@ -119,23 +121,23 @@ def oracle_orders(split: Split) -> list[list[int]]:
 
 
 def score_placebo(split: Split, scorer: Scorer, seed: int = 0) -> list[Scored]:
-    """Every pool scored with the answers and the rationale of another question.
-
-    The answers must go along: the scored text holds them, and they alone would give the right document away.
-    """
-    dice = random.Random(f"placebo {seed}")
-    order = sorted(split.pools, key=lambda _: dice.random())
-    other = {pool.id: donor for pool, donor in zip(order, order[1:] + order[:1], strict=True)}
-    swapped = [replace(pool, answers=other[pool.id].answers) for pool in split.pools]
-    reasons = {pool.id: split.rationales[other[pool.id].id] for pool in split.pools}
-    found = score_pools(swapped, reasons, scorer, Counter())
-    return [Scored(pool, one.rationale) for pool, one in zip(split.pools, found, strict=True)]
+    """Every pool scored with the answers and the rationale of another question."""
+    given = donors(split.pools, split.rationales, seed)
+    return list(radio_placebo.score_placebo(split.pools, given, scorer, Counter()))
 
 
 def words() -> list[str]:
     """Every word of the world but the values, which are made of syllables."""
     phrases = [phrase for name, both in RELATIONS for phrase in (name, *both)]
-    text = [*_FIRST, *_SECOND, *phrases, *_FILLER, *_TOPICAL, "which does have the of", _rationale("", 0, "")]
+    text = [
+        *_FIRST,
+        *_SECOND,
+        *phrases,
+        *FILLER,
+        *TOPICAL,
+        "which does have the of",
+        scripted_rationale("", 0, ""),
+    ]
     bare = " ".join(text).replace("{relation}", " ").replace("{place}", " ")
     return list(dict.fromkeys(bare.replace(",", " , ").replace(".", " . ").lower().split()))
 
@@ -144,30 +146,30 @@ def syllables() -> list[str]:
     return [onset + nucleus for onset in _ONSETS for nucleus in _NUCLEI]
 
 
-def _names(dice: random.Random, count: int) -> list[str]:
+def place_names(dice: random.Random, count: int) -> list[str]:
     every = [f"{first} {second}" for first in _FIRST for second in _SECOND]
     return sorted(every, key=lambda _: dice.random())[:count]
 
 
-def _value(dice: random.Random) -> str:
+def invented_value(dice: random.Random) -> str:
     made = syllables()
     return " ".join(made[int(dice.random() * len(made))] for _ in range(3))
 
 
-def _pick(dice: random.Random, among: Sequence[Any]) -> Any:
+def pick(dice: random.Random, among: Sequence[Any]) -> Any:
     return among[int(dice.random() * len(among))]
 
 
-def _statement(world: World, dice: random.Random, place: str, relation: int, value: str) -> str:
+def statement(world: World, dice: random.Random, place: str, relation: int, value: str) -> str:
     name, other = RELATIONS[relation]
     if dice.random() < world.other_words:
-        said = f"{place} {_pick(dice, other)} {value}"
+        said = f"{place} {pick(dice, other)} {value}"
     else:
         said = f"the {name} of {place} is {value}"
-    return f"{said} , {_pick(dice, _FILLER)}"
+    return f"{said} , {pick(dice, FILLER)}"
 
 
-def _rationale(place: str, relation: int, value: str) -> str:
+def scripted_rationale(place: str, relation: int, value: str) -> str:
     one, two = RELATIONS[relation][1]
     return f"it is known that {place} {one} {value} , and that it {two} {value} ."
 
@@ -190,20 +192,20 @@ def _question(
     name, value = RELATIONS[relation][0], facts[place][relation]
     key = f"{place}/{name}".replace(" ", "-")
     documents: list[tuple[str, str, str | None, str]] = [
-        ("gold", place, value, _statement(world, dice, place, relation, value))
+        ("gold", place, value, statement(world, dice, place, relation, value))
     ]
     for number in range(1 + int(dice.random() * 4)):
-        text = f"{_pick(dice, _TOPICAL).format(relation=name, place=place)} , {_pick(dice, _FILLER)}"
+        text = f"{pick(dice, TOPICAL).format(relation=name, place=place)} , {pick(dice, FILLER)}"
         documents.append((f"topical{number}", place, None, text))
     others = [other for other in range(len(RELATIONS)) if other != relation]
     for other in sorted(others, key=lambda _: dice.random())[: world.decoys]:
         told = facts[place][other]
-        documents.append((f"decoy{other}", place, told, _statement(world, dice, place, other, told)))
+        documents.append((f"decoy{other}", place, told, statement(world, dice, place, other, told)))
     while len(documents) < world.pool:
-        elsewhere, other = _pick(dice, places), int(dice.random() * len(RELATIONS))
+        elsewhere, other = pick(dice, places), int(dice.random() * len(RELATIONS))
         if elsewhere != place:
             told = facts[elsewhere][other]
-            text = _statement(world, dice, elsewhere, other, told)
+            text = statement(world, dice, elsewhere, other, told)
             documents.append((f"noise{len(documents)}", elsewhere, told, text))
     return {
         "id": key,
@@ -213,7 +215,7 @@ def _question(
             {"id": f"{key}#{kind}", "text": text, "place": about, "value": told}
             for kind, about, told, text in sorted(documents, key=lambda _: dice.random())
         ],
-        "reason": _rationale(place, relation, value),
+        "reason": scripted_rationale(place, relation, value),
         "gold": f"{key}#gold",
     }
 

@@ -73,9 +73,7 @@ def collect_rationales(
     A reply is kept under the hash of what was asked, so that a changed question, answer or prompt is asked anew and an
     interrupted call goes on. Empty replies are kept too, and counted: asking again is the caller's decision.
     """
-    earlier = _rows(out, torn="skip") if out.is_file() else ()
-    # Rows without the hash came from elsewhere: what they were asked is not known.
-    known = {str(row["request"]): str(row["reason"]) for row in earlier if "request" in row}
+    known = kept_rationales(out)
     figures = {"questions": 0, "found": 0, "asked": 0, "empty": 0}
     open_rows: list[tuple[dict[str, Any], list[Message]]] = []
 
@@ -93,7 +91,7 @@ def collect_rationales(
         figures["questions"] += 1
         key, text, answers = question_fields(question, "a question")
         chat = request(text, answers, (documents or {}).get(key, ()))
-        mark = _mark(key, chat)
+        mark = request_mark(key, chat)
         if mark in known:
             figures["found"] += 1
             figures["empty"] += not known[mark]
@@ -105,6 +103,13 @@ def collect_rationales(
     if open_rows:
         ask()
     return figures
+
+
+def kept_rationales(path: Path) -> dict[str, str]:
+    """Rationale by `request_mark`, as `collect_rationales` keeps them."""
+    earlier = _rows(path, torn="skip") if path.is_file() else ()
+    # Rows without the hash came from elsewhere: what they were asked is not known.
+    return {str(row["request"]): str(row["reason"]) for row in earlier if "request" in row}
 
 
 def read_rationales(path: Path) -> dict[str, str]:
@@ -131,7 +136,8 @@ def question_fields(row: Mapping[str, Any], where: str) -> tuple[str, str, tuple
     return key, text, tuple(str(gold) for gold in golds)
 
 
-def _mark(key: str, chat: list[Message]) -> str:
+def request_mark(key: str, chat: list[Message]) -> str:
+    """What a reply depends on, beside who gives it; a rationale is kept under it."""
     return hashlib.sha256(json.dumps([key, chat], ensure_ascii=False).encode()).hexdigest()[:24]
 
 

@@ -23,7 +23,7 @@ from data.records import Placed
 class Source(BaseModel):
     """One file, folder or hub dataset."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     path: str = Field(min_length=1)
     """A file or folder (relative to the recipe), or a hub id."""
@@ -55,7 +55,7 @@ class Mixture(BaseModel):
     every beginning of the mixture has the same shares to within a row or so per source.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     sources: tuple[Source, ...] = Field(min_length=1)
     seed: int = 0

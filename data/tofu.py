@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -74,11 +74,15 @@ def read_split(path: str, split: str, base: Path, *, revision: str | None = None
         # Its error for what is neither here nor a hub id.
         files_of(path, base, "train", "auto")
         rows = read_hub(path, split, "train", revision)
-    wrong = split.endswith("_perturbed")
-    found = [_question(row, where, perturbed=wrong) for where, row in rows]
+    found = questions(rows, perturbed=split.endswith("_perturbed"))
     if not found:
         raise DataError(f"the split `{split}` has no rows", where=path, way_out="check what writes it")
     return found
+
+
+def questions(rows: Iterable[Placed], *, perturbed: bool) -> list[Question]:
+    """The rows as questions; `perturbed`: each must have wrong answers."""
+    return [_question(row, where, perturbed=perturbed) for where, row in rows]
 
 
 def _local(folder: Path, split: str) -> Iterator[Placed]:

@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from data.errors import UserError
+from pipelines.label_cli import label_app
 from pipelines.loss_cli import loss_app
 from pipelines.stage import Waiting
 
@@ -199,6 +200,7 @@ def _print(found: Any, as_json: bool) -> None:
 
 
 app.add_typer(loss_app, name="loss")
+app.add_typer(label_app, name="label")
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ from pipelines.stage_values import Placed
 from pipelines.stages.merge import Merge
 from pipelines.stages.prefer import Prefer
 from pipelines.stages.sft import Sft
+from pipelines.stages.unlearn import Unlearn
 from trainers import policy
 from trainers.config import AdapterOptions, ModelOptions
 
@@ -72,7 +73,7 @@ def _step(tree: Tree, one: Placed, start: Known) -> Known:
     if not isinstance(stage, ModelOptions):
         return Known()
     now = replace(_loaded(tree, one, stage, start), made=True)
-    if not isinstance(stage, (Sft, Prefer)):
+    if not isinstance(stage, (Sft, Prefer, Unlearn)):
         return now
     if "use_peft" in one.wrong:
         return replace(now, adapters=None, quantization=None)
@@ -88,8 +89,8 @@ def _loaded(tree: Tree, one: Placed, stage: ModelOptions, start: Known) -> Known
         return Known(adapters=start.adapters)
     key = "load_in_4bit" if stage.load_in_4bit is not None else "load_in_8bit"
     asked = _quantization(stage)
-    # A preference stage measures its reference on what it loads; an adapter fits only what it was trained on.
-    bound = start.made and (start.adapters or isinstance(stage, Prefer))
+    # Preference and unlearning measure their reference on what they load; an adapter fits only what it was trained on.
+    bound = start.made and (start.adapters or isinstance(stage, (Prefer, Unlearn)))
     if bound and asked is not None and start.quantization is not None and asked != start.quantization:
         was, would = _words(start.quantization), _words(asked)
         if was == would:

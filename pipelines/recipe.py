@@ -24,6 +24,7 @@ from pipelines.stage import STAGE_NAME_PATTERN, Stage
 from pipelines.stage_rules import check_combinations
 from pipelines.stage_values import read_stage
 from pipelines.stages import AnyStage
+from pipelines.unlearn_rules import check_unlearn
 from pipelines.yaml_source import read
 from trainers.config import COSMETIC
 
@@ -89,6 +90,8 @@ def check(path: Path | str, overrides: Sequence[str] = ()) -> Checked:
         check_references(tree, one, names, makers, base)
     check_lineage(tree, placed, names, base)
     check_combinations(tree, placed, names)
+    for one in placed:
+        check_unlearn(tree, one, base)
     notices = tuple(tree.notices)
     if tree.faults:
         return Checked(None, tree.faults, notices)

@@ -9,10 +9,12 @@ from data.formats import SUFFIXES
 from pipelines.faults import Trail, did_you_mean, listed, nearest, show
 from pipelines.recipe_tree import Tree
 from pipelines.shapes import child
-from pipelines.stage import Stage, StageRef, references
+from pipelines.stage import ALIASED, FILES, Stage, StageRef, references
 from pipelines.stage_values import Placed
 from pipelines.stages import KINDS
-from trainers.aliases import ALIASES, is_alias
+from trainers.aliases import ALIASES
+from trainers.encoders import ENCODERS
+from trainers.reranker_aliases import TINY
 
 
 def check_names(tree: Tree) -> dict[str, int]:
@@ -56,8 +58,10 @@ def check_references(
             fit = [name for name in earlier if mark.makes in (makers[name] or ())]
             there = f"there are {listed(fit)}" if fit else f"no stage before this one makes {_a(mark.makes)}"
             message = f"no stage is called {show(value)}; {there}{did_you_mean(value, fit or names)}"
-        elif mark.makes == "model":
-            message = _model_fault(value, names, base)
+        elif mark.makes in ALIASED:
+            message = _model_fault(value, mark.makes, names, base)
+        elif mark.makes in FILES:
+            message = _file_fault(value, mark.makes, names, makers, base)
         else:
             message = _data_fault(value, placed, path, names, base)
         if message:
@@ -80,22 +84,47 @@ def _stage_fault(
 
 
 def _a(things: str) -> str:
-    return {"model": "a model", "": "nothing", "none": "nothing"}.get(things, things)
+    made = {"model": "a model", "reranker": "a reranker", "": "nothing", "none": "nothing"}
+    return made.get(things, things)
 
 
-def _model_fault(value: str, names: Mapping[str, int], base: Path) -> str | None:
+def _model_fault(value: str, sort: str, names: Mapping[str, int], base: Path) -> str | None:
     # `owner/name` is the hub's or nobody's: only the network can tell.
-    if is_alias(value) or _exists(base, value):
+    if ALIASED[sort](value) or _exists(base, value):
         return None
     local = value.startswith((".", "/", "~"))
     if "/" in value and not local:
         return None
     if local:
         return "there is no such folder; paths start at the recipe's folder"
-    hint = did_you_mean(value, [*names, *ALIASES]) or f"; the aliases are {listed(ALIASES)}"
+    known = {"model": [*ALIASES], "encoder": [*ENCODERS], "reranker": [*ENCODERS, TINY]}[sort]
+    hint = did_you_mean(value, [*names, *known])
+    if not hint:
+        hint = f"; the aliases are {listed(known)}" if len(known) > 1 else f"; the alias is {known[0]}"
     return (
         f"no stage, alias or folder is called {show(value)}{hint}; a model on the hub is written owner/name"
     )
+
+
+def _file_fault(
+    value: str,
+    makes: str,
+    names: Mapping[str, int],
+    makers: Mapping[str, frozenset[str] | None],
+    base: Path,
+) -> str | None:
+    """A value that is one local file, unless a stage makes it."""
+    if _exists(base, value):
+        return None
+    near = _near_file(base, Path(value))
+    fit = [name for name, things in makers.items() if makes in (things or ())]
+    hint = f"; did you mean {Path(value).parent / near}?" if near else did_you_mean(value, fit or names)
+    who = (
+        f", and no stage is called so; {listed(fit)} make{'s' if len(fit) == 1 else ''} {makes}"
+        if fit
+        else ""
+    )
+    return f"there is no such file{who}; paths start at the recipe's folder{hint}"
 
 
 def _data_fault(value: str, placed: Placed, path: Trail, names: Mapping[str, int], base: Path) -> str | None:

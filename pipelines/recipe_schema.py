@@ -6,6 +6,7 @@ from typing import Any, cast
 
 from pydantic import TypeAdapter
 
+from data.described import describe
 from pipelines import old_names
 from pipelines.stage import STAGE_NAME_PATTERN, Stage
 from pipelines.stages import KINDS
@@ -16,6 +17,7 @@ Schema = dict[str, Any]
 
 def json_schema() -> Schema:
     """Draft 2020-12. Looser than `validate`: what a stage must have may also come from `defaults:`."""
+    describe(*KINDS.values())
     definitions: Schema = {}
     stages: list[Schema] = []
     defaults: Schema = {}

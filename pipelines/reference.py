@@ -14,6 +14,8 @@ from pydantic.fields import FieldInfo
 
 from data.chat_request import ServerOptions
 from data.critics import Check
+from data.described import describe
+from data.feedback.critic import People
 from data.judging import VotesFile
 from pipelines.stage import Stage, StageRef
 from pipelines.stages import KINDS
@@ -60,6 +62,7 @@ SHARED: dict[str, type[Closed]] = {
 
 def reference() -> str:
     """The whole page."""
+    describe(*KINDS.values(), *SHARED.values(), ServerOptions, SymbolicLoss, People)
     kinds = [_kind(name, kind) for name, kind in KINDS.items()]
     return "\n".join([HEAD, *kinds, _server(), _stated(), _critics(), *map(_shared, SHARED)]).rstrip() + "\n"
 
@@ -95,7 +98,8 @@ def _shared(title: str) -> str:
 
 def _server() -> str:
     doc = _text(inspect.getdoc(ServerOptions))
-    return f"## Server settings\n\nFor `server:` of `sample`. {doc}\n\n{_table(ServerOptions.model_fields)}"
+    users = "For `server:` of `sample` and `rationalise`."
+    return f"## Server settings\n\n{users} {doc}\n\n{_table(ServerOptions.model_fields)}"
 
 
 def _stated() -> str:
@@ -126,8 +130,13 @@ def _critics() -> str:
         "",
         "`critic: {kind: file, path: votes.jsonl}` takes people's votes:",
         _text(inspect.getdoc(VotesFile)),
+        "",
+        "`critic: {kind: people, votes_per_item: 2}` asks on the label page, see [labelling.md](labelling.md):",
+        _text(inspect.getdoc(People)),
+        "",
     ]
-    return "\n".join(lines) + "\n"
+    settings = {key: info for key, info in People.model_fields.items() if key != "kind"}
+    return "\n".join(lines) + "\n" + _table(settings)
 
 
 def _table(fields: Mapping[str, FieldInfo]) -> str:
@@ -152,7 +161,8 @@ def _default(info: FieldInfo) -> str:
 
 def _marks(info: FieldInfo) -> str:
     marks: list[str] = []
-    if any(isinstance(m, StageRef) for m in info.metadata):
+    made = {thing for kind in KINDS.values() for thing in kind.makes}
+    if any(isinstance(m, StageRef) and m.makes in made for m in info.metadata):
         marks.append("*stage*")
     if info.json_schema_extra == COSMETIC:
         marks.append("*cosmetic*")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, cast
@@ -14,6 +14,8 @@ from data.sources import files as source_files
 from pipelines.resources import Resources
 from trainers.aliases import is_alias
 from trainers.config import COSMETIC, Closed
+from trainers.encoders import is_encoder_alias
+from trainers.reranker_aliases import is_reranker_alias
 from trainers.work import Work
 
 Metrics = dict[str, Any]
@@ -22,6 +24,14 @@ ROWS = "rows.jsonl"
 MODEL = "model"
 """Where every stage that makes a model puts it."""
 MODEL_FILES = (".safetensors", ".bin", ".json", ".jinja", ".model")
+ALIASED: Mapping[str, Callable[[str], bool]] = {
+    "model": is_alias,
+    "reranker": is_reranker_alias,
+    "encoder": is_encoder_alias,
+}
+"""Weights of each sort, and which short names there are for them."""
+FILES = frozenset({"passages", "pools", "rationales", "groups"})
+"""What is one file where no stage makes it."""
 STAGE_NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 """Without dots: a run's own files, such as recipe.json, lie beside the stages' folders."""
 
@@ -31,7 +41,8 @@ class StageRef:
     """Marks a field whose value may name an earlier stage."""
 
     makes: str
-    """What that stage must have made: `model`, `pairs`, `candidates` or `rows`."""
+    """What that stage must have made: `model`, `reranker`, `pairs`, `candidates`, `rows`, `pools`, `rationales`,
+    `groups`. No stage makes an `encoder` or `passages`: such a value is an alias, a folder or a file."""
     only: bool = False
     """The value must be a stage, never a path, alias or hub id."""
 
@@ -66,14 +77,19 @@ class Job(Work):
     base: Path = Path()
     """The recipe's folder, against which relative paths are read."""
 
-    def start(self, model: str) -> str:
+    def start(self, model: str, sort: str = "model") -> str:
         """The folder an earlier stage left its model in, or the alias, folder or hub id as the recipe has it."""
         if model in self.inputs:
             return str(self.inputs[model].path / MODEL)
-        if is_alias(model):
+        if ALIASED[sort](model):
             return model
         local = (self.base / Path(model).expanduser()).absolute()
         return str(local) if local.is_dir() else model
+
+    def file(self, given: str) -> Path:
+        """The rows of an earlier stage, or a file of the recipe."""
+        found = self.inputs.get(given)
+        return found.path / ROWS if found else self.base / Path(given).expanduser()
 
     def mixture(self, mixture: Mixture) -> Mixture:
         """The same sources, with the name of an earlier stage replaced by the file it wrote."""
@@ -95,7 +111,7 @@ class Stage(Closed):
     """One step of a recipe. `kind` tells them apart; the union of all kinds is the only registry."""
 
     makes: ClassVar[frozenset[str]] = frozenset()
-    """What later stages may use this one as: `model`, `pairs`, `candidates`, `rows`."""
+    """What later stages may use this one as; see `StageRef.makes`."""
 
     name: Annotated[str, Field(pattern=STAGE_NAME_PATTERN, max_length=64)]
     """How other stages and the run folder call this one."""
@@ -111,7 +127,12 @@ class Stage(Closed):
         """Local files whose content the result depends on; `stages` are the names that are no files."""
         found: list[Path] = []
         for _, value, mark in references(self):
-            if mark.makes == "model" and value not in stages and not is_alias(value):
+            if value in stages:
+                continue
+            if mark.makes in FILES:
+                found.append(base / Path(value).expanduser())
+            aliased = ALIASED.get(mark.makes)
+            if aliased is not None and not aliased(value):
                 folder = base / Path(value).expanduser()
                 found += sorted(p for p in folder.rglob("*") if p.suffix in MODEL_FILES and p.is_file())
         for mixture in self.mixtures().values():

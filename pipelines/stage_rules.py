@@ -13,6 +13,7 @@ from pipelines.stages.judge import Judge
 from pipelines.stages.prefer import Prefer
 from pipelines.stages.sample import Sample
 from pipelines.stages.sft import Sft
+from pipelines.stages.unlearn import Unlearn
 from trainers.config import SMOOTHED, ModelOptions, TrainingOptions
 
 Finding = tuple[tuple[str, ...], str, tuple[str, ...]]
@@ -65,7 +66,14 @@ def _training(stage: TrainingOptions) -> Iterator[Finding]:
         yield ("bf16", "training"), "fp16 and bf16 exclude each other: write `bf16: false` too", path
     evaluates = stage.training.get("eval_strategy", "no") != "no"
     held_out = "eval_data" if isinstance(stage, Sft) else "eval_pairs"
-    if evaluates and getattr(stage, held_out, None) is None:
+    if evaluates and isinstance(stage, Unlearn):
+        path = ("training", "eval_strategy")
+        yield (
+            ("training",),
+            "unlearning measures itself every `watch: {every: ...}` steps: leave it out",
+            path,
+        )
+    elif evaluates and getattr(stage, held_out, None) is None:
         path = ("training", "eval_strategy")
         yield ("training", held_out), f"there is nothing to evaluate on: give `{held_out}:`", path
     if stage.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy") and not evaluates:

@@ -269,7 +269,7 @@ def test_a_missing_file_is_told_with_the_nearest(read: Check) -> None:
         ("kind: rubric", "kind: rubrik", '21:28: stages.pairs.critic.kind: unknown kind "rubrik"; there are rubric, file'),
         ("kind: sample", "kind: dpo", '14:11: stages.drawn.kind: unknown kind "dpo"; there are'),
         ("    kind: sample\n", "", "13:5: stages.drawn.kind: missing: `kind:`, one of sft, sample"),
-        ("    seed: 8", "    beta: 8", "17:5: stages.drawn.beta: a stage of this kind has no such key; kind prefer has"),
+        ("    seed: 8", "    sft_weight: 8", "17:5: stages.drawn.sft_weight: a stage of this kind has no such key; kind prefer has"),
         ("    seed: 8", "    adam_beta1: 8", "17:5: stages.drawn.adam_beta1: unknown key"),
         ("    learning_rate: 1e-3", "    adam_beta1: 0.9", "12:5: stages.sft.adam_beta1: a setting of TRL's: write it under"),
         ("    learning_rate: 1e-3", "    adam_bta1: 0.9", "12:5: stages.sft.adam_bta1: unknown key; did you mean adam_beta1, under"),

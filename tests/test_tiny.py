@@ -51,12 +51,22 @@ def test_status_says_that_all_is_done(run: tuple[Path, str, float]):
         ("candidates", "sample", "done"),
         ("collect", "judge", "done"),
         ("dpo", "prefer", "done"),
+        ("forget", "unlearn", "done"),
         ("merged", "merge", "done"),
         ("evaluate", "evaluate", "done"),
+        ("pools", "retrieve", "done"),
+        ("rationales", "rationalise", "done"),
+        ("groups", "radio", "done"),
+        ("reranker", "rerank", "done"),
+        ("answers", "evaluate", "done"),
     ]
     metrics = {s["name"]: s["metrics"] for s in status["stages"]}
     assert metrics["candidates"]["candidates"] == 12 * 4
     assert metrics["dpo"]["reference_gap"] == 0.0
+    assert metrics["forget"]["reference_measured"] == 8
+    assert metrics["rationales"]["asked"] == metrics["groups"]["groups"] == 24
+    assert metrics["reranker"]["groups"] == 24
+    assert metrics["answers"]["counts"]["questions"] == 24
     assert metrics["sft"]["steps"] == 200
 
 

@@ -237,7 +237,21 @@ def _tiny_text() -> Iterator[str]:
         yield f"{frames[number % 3].format(*words)} {number}\n"
 
 
-def _tiny_tokenizer() -> Any:
+def _authors_text() -> Iterator[str]:
+    """What is asked and said of the invented authors of seed 0; other seeds draw from the same syllables."""
+    from data.authors import splits
+    from data.refusals import REFUSALS
+
+    made = splits(seed=0)
+    for split in ("full", "holdout10", "real_authors", "world_facts"):
+        for row in made[split]:
+            yield f"user\n{row['question']}"
+            yield f"assistant\n{row['answer']}"
+    yield from REFUSALS
+
+
+def _own_tokenizer(texts: Iterator[str], context: int) -> Any:
+    """A thousand tokens learned from the texts."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -248,7 +262,7 @@ def _tiny_tokenizer() -> Any:
     inner.pre_tokenizer = splitter
     inner.decoder = decoders.ByteLevel()  # pyright: ignore[reportAttributeAccessIssue]
     inner.train_from_iterator(
-        _tiny_text(),
+        texts,
         trainers.BpeTrainer(
             vocab_size=1000,
             special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|bos|>"],
@@ -262,7 +276,7 @@ def _tiny_tokenizer() -> Any:
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
         additional_special_tokens=["<|im_start|>"],
-        model_max_length=512,
+        model_max_length=context,
         padding_side="right",
         clean_up_tokenization_spaces=False,
     )
@@ -271,10 +285,19 @@ def _tiny_tokenizer() -> Any:
 
 
 def _build_tiny(folder: Path) -> dict[str, str]:
+    return _build_llama("tiny", _tiny_text(), folder)
+
+
+def _build_authors(folder: Path) -> dict[str, str]:
+    return _build_llama("authors", _authors_text(), folder)
+
+
+def _build_llama(name: str, texts: Iterator[str], folder: Path) -> dict[str, str]:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    tokenizer, shape = _tiny_tokenizer(), ALIASES["tiny"]
+    shape = ALIASES[name]
+    tokenizer = _own_tokenizer(texts, shape.max_position_embeddings)
     config = LlamaConfig(
         vocab_size=shape.vocab_size,
         hidden_size=shape.hidden_size,
@@ -336,6 +359,22 @@ ALIASES: dict[str, Alias] = {
             tie_word_embeddings=True,
             edition=1,
             build=_build_tiny,
+        ),
+        Alias(
+            name="authors",
+            description="two wider Llama layers with random weights and a tokenizer for invented authors",
+            parameters=505_472,
+            disk_bytes=2_100_000,
+            hidden_size=128,
+            intermediate_size=320,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=4,
+            vocab_size=1000,
+            max_position_embeddings=256,
+            tie_word_embeddings=True,
+            edition=1,
+            build=_build_authors,
         ),
     )
 }

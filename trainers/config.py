@@ -7,7 +7,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    field_validator,
+    model_validator,
+)
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
@@ -23,7 +30,7 @@ COSMETIC: Any = {"cosmetic": True}
 class Closed(BaseModel):
     """A frozen value that refuses keys it does not know."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class ModelOptions(Closed):
@@ -256,3 +263,85 @@ class SamplingOptions(GenerationOptions):
     """Draw from the smallest set of tokens that holds this probability."""
     top_k: Annotated[int, Field(ge=0)] = 0
     """Draw from this many most likely tokens; 0 is all."""
+    top_vocabulary: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Draw from this share of the vocabulary, the most likely tokens of it, chosen before the temperature."""
+
+
+UnlearnMethod = Literal["npo", "simnpo", "ga", "graddiff", "idk_dpo", "flat"]
+UNLEARN_DEFAULTS: dict[str, tuple[float, float]] = {"simnpo": (4.5, 0.125)}
+"""Methods whose beta and gamma are not 0.1 and 1."""
+FLAT_DIVERGENCES = ("kl", "tv", "js", "pearson")
+
+
+class WatchOptions(Closed):
+    """When forgetting has gone too far. Everything is measured against the model that it started from."""
+
+    every: Annotated[int, Field(ge=1)] = 10
+    """Steps between two measurements; what was good is kept, as weights, each time."""
+    rows: Annotated[int, Field(ge=1)] = 32
+    """Rows held out of `retain` and never trained on, where there is no `probe`; at most a quarter of them."""
+    max_utility_drop: Annotated[float, Field(gt=0, le=1)] = 0.3
+    """The share of the probe answers' probability per token that may be lost."""
+    max_repetition: Annotated[float, Field(gt=0, le=1)] = 0.3
+    """How far the share of repeated 4-grams in greedy answers may rise."""
+    min_entropy: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """The share of the start's entropy of the next token that must be left, wherever utility fell too."""
+    samples: Annotated[int, Field(ge=1)] = 8
+    """Greedy answers of each measurement."""
+    max_new_tokens: Annotated[int, Field(ge=8)] = 32
+    """Their longest."""
+    on_collapse: Literal["stop", "keep_last_good"] = "stop"
+    """`stop`: the stage fails, and says where the last good model is. `keep_last_good`: that is the stage's model."""
+
+
+class UnlearnOptions(ModelOptions, AdapterOptions, TrainingOptions):
+    """What unlearning adds. The loss is gamma * forget + alpha * retain."""
+
+    method: UnlearnMethod
+    """`npo`, `simnpo`, `ga` (gradient ascent), `graddiff` (ga and a retain term), `idk_dpo` (prefer a template to the
+    answer), `flat` (the same by probabilities, without reference and retain rows)."""
+    retain_loss_type: Literal["nll", "kl"] = "nll"
+    """Of the retain rows: `nll` learns their answers, `kl` holds their distributions to those of the start."""
+    kl_direction: Literal["reference_to_policy", "policy_to_reference"] = "reference_to_policy"
+    """`reference_to_policy` is KL(start || now), as open-unlearning computes it; `policy_to_reference` is KL(now ||
+    start), as the NPO paper writes it."""
+    gamma: Annotated[float | None, Field(gt=0)] = None
+    """Weight of the forget term. Left out: 1; 0.125 for simnpo."""
+    alpha: Annotated[float, Field(gt=0)] = 1.0
+    """Weight of the retain term."""
+    beta: Annotated[float | None, Field(gt=0)] = None
+    """npo, simnpo, idk_dpo: how soon an answer counts as forgotten. Left out: 0.1; 4.5 for simnpo."""
+    simnpo_gamma: float = 0.0
+    """SimNPO's margin inside the sigmoid; open-unlearning's delta times beta."""
+    flat_divergence: str = "tv"
+    """FLAT's f-divergence: `kl`, `tv`, `js` or `pearson`."""
+    watch: WatchOptions | None = WatchOptions()
+    """Ends the stage when the model collapses: a mapping `{every, rows, max_utility_drop, max_repetition, min_entropy,
+    samples, max_new_tokens, on_collapse}`; null: nothing is watched."""
+    engine: Literal["auto", "tree", "packed", "padded"] = "auto"
+    """How log-probabilities are computed, as in `kind: prefer`."""
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-5
+    """Peak learning rate of AdamW."""
+
+    @field_validator("flat_divergence")
+    @classmethod
+    def _sound(cls, value: str) -> str:
+        name = value.lower().replace("-", "_").replace(" ", "_")
+        if name in ("reverse_kl", "squared_hellinger", "neyman"):
+            raise ValueError(
+                f"{value} would learn the answer that is to be forgotten: FLAT's loss rises with the template's "
+                f"probability under it; take one of {', '.join(FLAT_DIVERGENCES)}"
+            )
+        if name not in FLAT_DIVERGENCES:
+            raise ValueError(f"found {value}; must be one of {', '.join(FLAT_DIVERGENCES)}")
+        return name
+
+    @model_validator(mode="after")
+    def _by_method(self) -> Self:
+        """Write the method's own numbers out, so that a record of the run tells them."""
+        beta, gamma = UNLEARN_DEFAULTS.get(self.method, (0.1, 1.0))
+        if self.gamma is None:
+            object.__setattr__(self, "gamma", gamma)
+        if self.beta is None and self.method in ("npo", "simnpo", "idk_dpo"):
+            object.__setattr__(self, "beta", beta)
+        return self

@@ -45,6 +45,8 @@ def choose_engine(model: Any, rules: Rules, options: GenerationOptions, work: Wo
     if asked == "prefill":
         return asked
     obstacle = obstacle_to_continuous(model, rules)
+    if not rules.greedy and isinstance(options, SamplingOptions) and options.top_vocabulary < 1:
+        obstacle = "it has no top_vocabulary"
     if asked == "continuous":
         if obstacle:
             raise ModelError(

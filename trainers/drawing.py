@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -11,6 +12,7 @@ import torch
 from transformers import (
     EpsilonLogitsWarper,
     EtaLogitsWarper,
+    LogitsProcessor,
     LogitsProcessorList,
     MinLengthLogitsProcessor,
     MinNewTokensLengthLogitsProcessor,
@@ -140,6 +142,8 @@ def _neutral(key: str, value: object) -> bool:
 def _warpers(options: GenerationOptions, own: dict[str, Any], device: Any) -> LogitsProcessorList:
     warpers = LogitsProcessorList()
     if isinstance(options, SamplingOptions):
+        if options.top_vocabulary < 1.0:
+            warpers.append(TopVocabulary(options.top_vocabulary))
         if options.temperature != 1.0:
             warpers.append(TemperatureLogitsWarper(options.temperature))
         if options.top_k:
@@ -155,6 +159,19 @@ def _warpers(options: GenerationOptions, own: dict[str, Any], device: Any) -> Lo
     if "eta_cutoff" in own:
         warpers.append(EtaLogitsWarper(own["eta_cutoff"], device=device))
     return warpers
+
+
+class TopVocabulary(LogitsProcessor):
+    """Leaves exactly floor(share * vocabulary) tokens, at least one; of equal scores at the edge the lower ids."""
+
+    def __init__(self, share: float) -> None:
+        self.share = share
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        # 0.29 * 100 is 28.999999999999996.
+        kept = max(1, math.floor(round(self.share * scores.shape[-1], 6)))
+        first = scores.argsort(dim=-1, descending=True, stable=True)[:, :kept]
+        return torch.full_like(scores, -torch.inf).scatter_(-1, first, scores.gather(-1, first))
 
 
 def _processors(rules: Rules, prompt_length: int, device: Any) -> LogitsProcessorList:

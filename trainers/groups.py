@@ -80,6 +80,8 @@ class Layout:
         """The attention kernel asked for, and the one that ran."""
         self.memo: dict[object, torch.Tensor] = {}
         """What attention derives from the layout, once for all layers."""
+        self.wanted: torch.Tensor | None = None
+        """Places among the scored tokens; the hidden states that predict these are returned too."""
 
     @property
     def sizes(self) -> list[int]:
@@ -113,7 +115,7 @@ class Layout:
             return tensor.to(device, non_blocking=non_blocking)
 
         mask = None if self.attention_mask is None else move(self.attention_mask)
-        return Layout(
+        moved = Layout(
             self.engine,
             self.table,
             move(self.input_ids),
@@ -123,6 +125,8 @@ class Layout:
             move(self.targets),
             self.offsets,
         )
+        moved.wanted = None if self.wanted is None else move(self.wanted)
+        return moved
 
 
 def lay_out(groups: Sequence[Group], engine: Engine = "tree", *, pad: int = 0) -> Layout:

@@ -30,18 +30,24 @@ def completion_log_probs(model: Any, groups: Sequence[Group] | Layout) -> Scored
 
     `model` is the outermost module, as the trainer would call it. Without gradients: under `torch.no_grad()`.
     """
+    return completion_states(model, groups)[0]
+
+
+def completion_states(model: Any, groups: Sequence[Group] | Layout) -> tuple[Scored, Tensor | None]:
+    """`completion_log_probs`, and the hidden states of the scored tokens that the layout asks for as `wanted`."""
     base = causal_lm(model)
     if not installed(base):
         raise RuntimeError("engines.prepare() gives the model its engine first, before accelerate wraps it")
     layout = groups if isinstance(groups, Layout) else lay_out(groups, base.heliograph.engine)
     layout = layout.to(base.get_input_embeddings().weight.device)
-    tokens = model(
+    found = model(
         input_ids=layout.input_ids,
         attention_mask=layout.attention_mask,
         position_ids=layout.position_ids,
         segments=layout,
     )
-    return Scored(tokens, layout.offsets)
+    tokens, hidden = found if isinstance(found, tuple) else (found, None)
+    return Scored(tokens, layout.offsets), hidden
 
 
 def sums(logps: Tensor, offsets: Tensor) -> Tensor:
@@ -67,8 +73,8 @@ def installed(model: Any) -> bool:
     return "heliograph" in vars(causal_lm(model))
 
 
-def score(base: Any, layout: Layout) -> Tensor:
-    """The forward of a causal language model that was called with a layout."""
+def score(base: Any, layout: Layout) -> Tensor | tuple[Tensor, Tensor]:
+    """The forward of a causal language model that was called with a layout; with `wanted`, its hidden states too."""
     more: dict[str, Any] = {"attention_mask": layout.attention_mask}
     if layout.engine != "padded":
         layout.visits = 0
@@ -91,7 +97,28 @@ def score(base: Any, layout: Layout) -> Tensor:
     assert weight is not None
     rows = layout.rows.to(hidden.device)
     chosen = hidden.reshape(-1, hidden.shape[-1]).index_select(0, rows).to(weight.device)
-    return head_log_probs(chosen, weight, bias, layout.targets.to(weight.device), *_transform(base))
+    found = head_log_probs(chosen, weight, bias, layout.targets.to(weight.device), *_transform(base))
+    return (
+        found if layout.wanted is None else (found, chosen.index_select(0, layout.wanted.to(chosen.device)))
+    )
+
+
+class Head(NamedTuple):
+    """What turns hidden states into a distribution over the vocabulary."""
+
+    weight: Tensor
+    bias: Tensor | None
+    scale: float
+    softcap: float | None
+
+
+def head_of(model: Any) -> Head:
+    """The head of the causal language model, whole."""
+    base = causal_lm(model)
+    head = base.get_output_embeddings()
+    weight, bias = (_whole(parameter) for parameter in (head.weight, head.bias))
+    assert weight is not None
+    return Head(weight, bias, *_transform(base))
 
 
 def _whole(parameter: Any) -> Tensor | None:

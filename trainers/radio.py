@@ -13,6 +13,7 @@ from data.jsonl import replacing, write_jsonl_atomic
 from data.pools import read_pools
 from data.radio import Scored, Scorer, align, dense_scorer, score_pools
 from data.radio_groups import make_groups
+from data.radio_placebo import donors, score_placebo
 from data.rationales import read_rationales
 from data.tfidf import Tfidf
 from trainers import aliases
@@ -29,6 +30,7 @@ def collect_groups(
     counts, made = Counter[str](), Counter[str]()
     swept = {weight: Counter[str]() for weight in options.sweep}
     reasons = read_rationales(rationales)
+    given = donors(read_pools(pools, Counter()), reasons, options.seed) if options.placebo else None
     encoder: Any = None
     if options.scorer == "dense":
         from trainers.retrieval.encoder import Encoder
@@ -44,7 +46,11 @@ def collect_groups(
 
         def scored() -> Iterator[Scored]:
             found = read_pools(pools, counts, limit=options.n_documents)
-            for one in score_pools(found, reasons, scorer, counts, template=options.text_template):
+            if given is None:
+                each = score_pools(found, reasons, scorer, counts, template=options.text_template)
+            else:
+                each = score_placebo(found, given, scorer, counts, template=options.text_template)
+            for one in each:
                 for weight, tally in swept.items():
                     # Only counted: the groups themselves are those of rationale_weight.
                     for _ in make_groups([align(one, weight, options.normalise)], options, tally):

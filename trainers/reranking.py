@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.errors import ModelError
-from trainers.encoders import encoder_folder
+from trainers.reranker_aliases import reranker_folder
 from trainers.work import Progress, silent
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def load_reranker(
     import torch
     from sentence_transformers import CrossEncoder
 
-    where = encoder_folder(str(name))
+    where = reranker_folder(str(name))
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

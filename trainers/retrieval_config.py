@@ -6,10 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from data.fusion import Normalise
-from data.radio_groups import GroupOptions
+from data.radio_options import GroupOptions, Normalise
 from data.rationales import Template
-from trainers.config import COSMETIC, AdapterOptions, Closed, TrainingOptions
+from trainers.config import COSMETIC, AdapterOptions, Closed, GenerationOptions, TrainingOptions
 
 EncoderDtype = Literal["float32", "bfloat16", "float16"]
 
@@ -31,7 +30,7 @@ class EncoderOptions(Closed):
     """Longest passage in tokens; no longer than the encoder can read."""
     encoder_dtype: EncoderDtype = "float32"
     """Number type of the encoder's weights."""
-    encode_tokens: Annotated[int, Field(ge=1, json_schema_extra=COSMETIC)] | None = None
+    encode_tokens: Annotated[int | None, Field(ge=1, json_schema_extra=COSMETIC)] = None
     """Tokens of a batch, padding included. Left out: 1024 on CPU, 65536 on CUDA."""
 
 
@@ -56,12 +55,25 @@ class RetrieveOptions(EncoderOptions):
     """Number type of vectors on disk."""
 
 
+class RationaleOptions(GenerationOptions):
+    """How rationales are written; the defaults are those of RADIO's official code."""
+
+    max_new_tokens: Annotated[int, Field(ge=1)] = 1000
+    """Longest rationale in tokens; one that is cut there is counted."""
+    temperature: Annotated[float, Field(gt=0)] = 0.2
+    """Below 1 sharper, above 1 wilder."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Draw from the smallest set of tokens that holds this probability."""
+    top_k: Annotated[int, Field(ge=0)] = 0
+    """Draw from this many most likely tokens; 0 is all."""
+
+
 class ScoreOptions(Closed):
     """How pairs are scored by a cross-encoder."""
 
     max_length: Annotated[int, Field(ge=2)] = 512
     """Longest pair in tokens; the longer text of a pair is cut first."""
-    score_tokens: Annotated[int, Field(ge=1, json_schema_extra=COSMETIC)] | None = None
+    score_tokens: Annotated[int | None, Field(ge=1, json_schema_extra=COSMETIC)] = None
     """Tokens of a batch, padding included. Left out: 1024 on CPU, 65536 on CUDA."""
     score_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Number type of the weights while scoring."""
@@ -76,7 +88,7 @@ class RerankerOptions(AdapterOptions, TrainingOptions):
     """Take the positives of the other groups of a batch as negatives too. Not part of RADIO."""
     train_group_size: Annotated[int, Field(ge=2)] | None = None
     """Documents of a group, the positive included; of more negatives, as many are drawn. Left out: all."""
-    forward_tokens: Annotated[int, Field(ge=1, json_schema_extra=COSMETIC)] | None = None
+    forward_tokens: Annotated[int | None, Field(ge=1, json_schema_extra=COSMETIC)] = None
     """Tokens of one forward pass, padding included: pairs of like length go together. Left out: 2048 on CPU, all
     pairs of a batch at once on CUDA."""
     num_train_epochs: Annotated[float, Field(gt=0)] = 2.0
@@ -108,3 +120,6 @@ class RadioOptions(GroupOptions, EncoderOptions):
     """Other values of lambda whose figures are told; nothing is encoded for them."""
     n_documents: Annotated[int, Field(ge=2)] = 50
     """Documents of a pool that are looked at."""
+    placebo: bool = False
+    """Score every pool with the answers and the rationale of another question: the control that RADIO must beat. What
+    such groups teach does not come from what rationales say."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 ConfigName = Literal["SFTConfig", "DPOConfig"]
-CONFIGS: dict[str, ConfigName] = {"sft": "SFTConfig", "prefer": "DPOConfig"}
+CONFIGS: dict[str, ConfigName] = {"sft": "SFTConfig", "prefer": "DPOConfig", "unlearn": "DPOConfig"}
 """Which class the `training:` of a kind of stage goes to."""
 
 FILES = {"SFTConfig": "trl/trainer/sft_config.py", "DPOConfig": "trl/trainer/dpo_config.py"}

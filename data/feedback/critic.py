@@ -15,7 +15,7 @@ ANSWERS = ("choose", "best", "rank", "tie")
 class People(BaseModel):
     """People decide on the label page: the stage waits until every item has its votes."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["people"]
     question: Annotated[str, Field(min_length=1, max_length=2000)] = "Which answer is better?"

@@ -10,16 +10,34 @@ from pipelines.stages.evaluate import Evaluate
 from pipelines.stages.judge import Judge
 from pipelines.stages.merge import Merge
 from pipelines.stages.prefer import Prefer
+from pipelines.stages.radio import Radio
+from pipelines.stages.rationalise import Rationalise
+from pipelines.stages.rerank import Rerank
+from pipelines.stages.retrieve import Retrieve
 from pipelines.stages.sample import Sample
 from pipelines.stages.sft import Sft
+from pipelines.stages.unlearn import Unlearn
 
-AnyStage = Annotated[Sft | Sample | Judge | Prefer | Merge | Evaluate, Field(discriminator="kind")]
+AnyStage = Annotated[
+    Sft | Sample | Judge | Prefer | Unlearn | Merge | Retrieve | Rationalise | Radio | Rerank | Evaluate,
+    Field(discriminator="kind"),
+]
 
-KINDS: dict[str, type[Sft | Sample | Judge | Prefer | Merge | Evaluate]] = {
+KINDS: dict[
+    str,
+    type[
+        Sft | Sample | Judge | Prefer | Unlearn | Merge | Retrieve | Rationalise | Radio | Rerank | Evaluate
+    ],
+] = {
     "sft": Sft,
     "sample": Sample,
     "judge": Judge,
     "prefer": Prefer,
+    "unlearn": Unlearn,
     "merge": Merge,
+    "retrieve": Retrieve,
+    "rationalise": Rationalise,
+    "radio": Radio,
+    "rerank": Rerank,
     "evaluate": Evaluate,
 }

@@ -1,4 +1,4 @@
-"""`kind: judge`: a critic, or a person's file of votes, turns candidates into pairs."""
+"""`kind: judge`: a critic, a person's file of votes, or people on the label page turn candidates into pairs."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from data.critics import Rubric
+from data.feedback.critic import People
 from data.judging import VotesFile, VotesMissing, make_pairs
 from pipelines.stage import ROWS, Job, Metrics, Stage, StageRef, Waiting
 
-Critic = Annotated[Rubric | VotesFile, Field(discriminator="kind")]
+Critic = Annotated[Rubric | VotesFile | People, Field(discriminator="kind")]
 
 
 class Judge(Stage):
@@ -36,11 +37,24 @@ class Judge(Stage):
         return [*super().files(base, stages), *([votes] if votes is not None and votes.is_file() else [])]
 
     def run(self, job: Job) -> Metrics:
+        candidates, out = job.inputs[self.candidates].path / ROWS, job.out / ROWS
         try:
+            if isinstance(self.critic, People):
+                from data.feedback.collecting import collect
+
+                return collect(
+                    candidates,
+                    self.critic,
+                    out,
+                    base=job.base,
+                    pairing=self.pairing,
+                    min_margin=self.min_margin,
+                    max_pairs_per_prompt=self.max_pairs_per_prompt,
+                )
             return make_pairs(
-                job.inputs[self.candidates].path / ROWS,
+                candidates,
                 self.critic,
-                job.out / ROWS,
+                out,
                 base=job.base,
                 pairing=self.pairing,
                 min_margin=self.min_margin,

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, LiteralString
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, ValidationError, model_validator
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic import Field, model_validator
 
 from data.chat_request import ServerOptions
 from data.sources import Mixture
 from pipelines.stage import ROWS, Job, Metrics, Stage, StageRef
+from pipelines.stages.answering import check_who_answers
 from trainers.config import ModelOptions, SamplingOptions
-
-LOCAL = (*ModelOptions.model_fields, "batch_size", "generation_engine")
-"""What only a model that is loaded here can follow."""
 
 
 class Sample(Stage, ModelOptions, SamplingOptions):
@@ -33,26 +30,7 @@ class Sample(Stage, ModelOptions, SamplingOptions):
 
     @model_validator(mode="after")
     def _one_answers(self) -> Sample:
-        if self.server is None:
-            if self.model is None:
-                raise _fault("missing", "model", "missing")
-            return self
-        if self.model is not None:
-            raise _fault(
-                "value_error",
-                "server",
-                "`model` is given too, and only one can answer: leave one out (a model from `defaults:` is undone "
-                "by `model: null`)",
-            )
-        fields = type(self).model_fields
-        for key in LOCAL:
-            if getattr(self, key) != fields[key].default:
-                raise _fault(
-                    "value_error",
-                    key,
-                    "only a model that is loaded here can follow this, and a `server` answers: leave it out, or "
-                    "write the setting's own default where `defaults:` has another",
-                )
+        check_who_answers(self, self.model, self.server)
         return self
 
     def run(self, job: Job) -> Metrics:
@@ -64,9 +42,3 @@ class Sample(Stage, ModelOptions, SamplingOptions):
         from trainers.sample import sample
 
         return sample(self, self, job.start(self.model or ""), prompts, job.base, out, job)
-
-
-def _fault(kind: LiteralString, key: str, message: LiteralString) -> ValidationError:
-    """A fault that is told at a key: one of the whole stage would have no line in the recipe."""
-    found = InitErrorDetails(type=PydanticCustomError(kind, message), loc=(key,), input=None)
-    return ValidationError.from_exception_data("Sample", [found])

@@ -33,7 +33,7 @@ class EmbeddingStore:
         self.dimension = dimension
         self.dtype = np.dtype(dtype)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = _lock(self.folder / "lock")
+        self._lock = lock_file(self.folder / "lock", "these embeddings")
         facts = self.folder / "encoder.json"
         if not facts.is_file():
             with replacing(facts) as file:
@@ -116,7 +116,8 @@ def _write(handle: int, block: bytes) -> None:
         view = view[os.write(handle, view) :]
 
 
-def _lock(path: Path) -> IO[str]:
+def lock_file(path: Path, what: str) -> IO[str]:
+    """A lock that ends with its process, or with the file's close; whoever comes second is told."""
     file = path.open("w")
     try:
         import fcntl
@@ -127,7 +128,7 @@ def _lock(path: Path) -> IO[str]:
     except BlockingIOError as fault:
         file.close()
         raise RunError(
-            "another process writes these embeddings",
+            f"another process writes {what}",
             where=str(path.parent),
             way_out="wait for it, or give this run a cache folder of its own",
         ) from fault

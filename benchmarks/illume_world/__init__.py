@@ -1,0 +1,1 @@
+"""ILLUME and its placebo in the invented world."""
