@@ -6,6 +6,7 @@ Gradients of both sides are compared with a naive computation in double precisio
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import tempfile
@@ -22,6 +23,7 @@ import torch
 from benchmarks.dpo import limits, memory, rows, sides, timing
 from pipelines import provenance
 
+PARTS = ("pair", "tree4", "ragged", "memory")
 NEAR = 2e-5
 """Relative distance from the double-precision gradient beyond which nothing is timed, in float32."""
 
@@ -33,7 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--json", type=Path, help="write the figures there too")
     parser.add_argument("--rounds", type=int, default=None)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, help="some of them; all, if left out")
     asked = parser.parse_args(arguments)
+    parts = asked.parts or (PARTS[:2] if asked.smoke else PARTS)
     torch.set_num_threads(asked.threads)
     rounds = asked.rounds or (2 if asked.smoke else 5)
     prompt, completion = (96, 32) if asked.smoke else (384, 128)
@@ -54,10 +58,11 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         model = rows.model_folder(asked.model, folder)
-        _pair(found, model, folder, rounds, prompt, completion)
-        _tree(found, model, folder, rounds, prompt, completion)
-        if not asked.smoke:
-            _ragged(found, model, folder, rounds, prompt, completion)
+        for name, measure in (("pair", _pair), ("tree4", _tree), ("ragged", _ragged)):
+            if name in parts:
+                measure(found, model, folder, rounds, prompt, completion)
+                gc.collect()  # the trainers of one part are too large to stand beside those of the next
+        if "memory" in parts:
             _memory(found, model, asked.model, prompt, completion)
     _print(found)
     if asked.json:

@@ -33,12 +33,10 @@ def draw(found: dict[str, Any], path: Path) -> None:
                 [min(v) for v in values],
                 [max(v) for v in values],
                 color=colours(place % 10),
-                alpha=0.12,
+                alpha=0.04 if key == "accuracy" else 0.12,
             )
             axis.set_title(title)
             axis.set_xlabel("step")
-    for axis in axes[1:]:
-        axis.set_yscale("symlog", linthresh=3)
     axes[0].axhline(0.5, color="grey", linewidth=0.8)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
