@@ -193,6 +193,11 @@ def test_a_patch_over_the_engine_is_not_taken_with_it():
 
 def test_after_accelerate_it_is_too_late():
     from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(
+        reset_partial_state=True
+    )  # a test before this one may have had another precision
 
     model = Accelerator(mixed_precision="bf16", cpu=True).prepare_model(build(dtype=torch.float32))
     with pytest.raises(ModelError, match="before accelerate"):

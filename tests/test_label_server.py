@@ -142,7 +142,9 @@ def test_the_link_opens_a_session_and_leaves_no_token_in_the_address(site: Site)
     assert ada.token not in page.text
     assert ada.http.get("/api/me").json()["name"] == "Ada"
     assert "Secure" not in given
-    behind_tls = ada.http.get(f"/enter/{ada.token}", headers={"x-forwarded-proto": "https"})
+    # Another browser: a Secure cookie would not be sent over plain HTTP again.
+    bob = site.person("Bob", enter=False)
+    behind_tls = bob.http.get(f"/enter/{bob.token}", headers={"x-forwarded-proto": "https"})
     assert "Secure" in behind_tls.headers["set-cookie"]
     lead = site.person("Lena", "lead", enter=False)
     assert lead.http.get(f"/enter/{lead.token}").headers["location"] == "/lead"

@@ -203,6 +203,11 @@ def test_bfloat16_weights_give_float32_log_probabilities():
 
 def test_accelerate_wraps_around_the_engine():
     from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(
+        reset_partial_state=True
+    )  # a test before this one may have had another precision
 
     model = build(dtype=torch.float32)
     engines.install(model, "tree")
