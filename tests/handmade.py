@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -117,6 +118,12 @@ def started(*arguments: str | Path, cwd: Path) -> subprocess.Popen[str]:
 def listening() -> None:
     """A shell starts background jobs deaf to Ctrl-C, and these tests may be part of one."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def cpu_seconds_of_children() -> float:
+    """Processor time of all commands run so far; on a machine that others use too, what a command takes."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def until(happened: Callable[[], object], seconds: float = 30) -> None:

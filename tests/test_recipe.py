@@ -8,7 +8,6 @@ import json
 import pickle
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -31,6 +30,7 @@ from pipelines.recipe import (
 )
 from pipelines.stages.prefer import Prefer
 from pipelines.stages.sft import Sft
+from tests.handmade import cpu_seconds_of_children
 
 ROOT = Path(__file__).parent.parent
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
@@ -217,11 +217,11 @@ def test_ten_faults_ten_lines_in_a_second(tmp_path: Path) -> None:
     code = "import sys\nfrom pipelines.recipe import check\nfor f in check(sys.argv[1]).faults: print(f.render('r'))"
     best = 9.0
     for _ in range(3):  # Other tests may share the cores; what counts is what it takes.
-        began = time.perf_counter()
+        began = cpu_seconds_of_children()
         done = subprocess.run(
             [sys.executable, "-c", code, str(file)], capture_output=True, text=True, check=True, cwd=ROOT
         )
-        best = min(best, time.perf_counter() - began)
+        best = min(best, cpu_seconds_of_children() - began)
     found = done.stdout.splitlines()
     kinds = "unknown kind"
     told = [line.removeprefix("r:") for line in found]
