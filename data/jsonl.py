@@ -131,15 +131,15 @@ def replacing(path: Path) -> Generator[IO[bytes]]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(aside, path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as fault:
         raise _unwritable(path, fault) from fault
     finally:
         aside.unlink(missing_ok=True)
 
 
-def _sync_folder(folder: Path) -> None:
-    # The rename itself must reach the disk, or a power cut brings the old file back.
+def sync_folder(folder: Path) -> None:
+    """Wait until the names in it are on disk: without this a power cut brings an old file back, or takes a new one."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -7,7 +7,7 @@ no pairs: unjudged is not rejected.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -19,7 +19,7 @@ from data.errors import DataError
 from data.jsonl import iterate_jsonl, write_jsonl_atomic
 from data.votes import Votes, VotesFile, VotesMissing, demand, read_votes
 
-__all__ = ["VotesFile", "VotesMissing", "make_pairs"]
+__all__ = ["CandidateRow", "VotesFile", "VotesMissing", "make_pairs", "read_candidates"]
 
 JUDGED = "judged.jsonl"
 Pairing = Literal["best_worst", "all"]
@@ -28,7 +28,9 @@ ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
-class _Prompt:
+class CandidateRow:
+    """A prompt and the texts that answer it."""
+
     key: str
     where: str
     row: dict[str, Any]
@@ -73,12 +75,12 @@ def make_pairs(
     max_pairs_per_prompt: int,
 ) -> dict[str, Any]:
     """Write the pairs to `out` and every candidate's score to `judged.jsonl` beside it; return the figures."""
-    prompts = _read(candidates_file)
+    prompts = list(read_candidates(candidates_file))
     if isinstance(critic, VotesFile):
         judged = _by_votes(prompts, base / critic.path, candidates_file)
     else:
         judged = [_by_rubric(prompt, critic) for prompt in prompts]
-    pairs: list[tuple[_Prompt, _Pair]] = []
+    pairs: list[tuple[CandidateRow, _Pair]] = []
     for prompt, verdict in zip(prompts, judged, strict=True):
         wide = [p for p in verdict.pairs if p.margin > 0 and p.margin >= min_margin - ROUNDING]
         wide.sort(key=lambda p: (-round(p.margin, 9), p.chosen, p.rejected))
@@ -101,8 +103,8 @@ def make_pairs(
     return figures
 
 
-def _read(file: Path) -> list[_Prompt]:
-    prompts: list[_Prompt] = []
+def read_candidates(file: Path) -> Iterator[CandidateRow]:
+    """The rows of a `sample` stage, with the first candidate of each text."""
     for number, row in iterate_jsonl(file):
         where = f"{file}:{number}"
         try:
@@ -116,11 +118,10 @@ def _read(file: Path) -> list[_Prompt]:
             ) from fault
         seen: dict[str, int] = {}
         first = [seen.setdefault(text.strip(), index) for index, text in enumerate(texts)]
-        prompts.append(_Prompt(key, where, row, texts, first))
-    return prompts
+        yield CandidateRow(key, where, row, texts, first)
 
 
-def _by_rubric(prompt: _Prompt, rubric: Rubric) -> _Judged:
+def _by_rubric(prompt: CandidateRow, rubric: Rubric) -> _Judged:
     scores: list[float | None] = []
     parts: list[dict[str, float] | None] = []
     for index, text in enumerate(prompt.texts):
@@ -138,7 +139,7 @@ def _by_rubric(prompt: _Prompt, rubric: Rubric) -> _Judged:
     return _Judged(scores, parts, _differences(prompt, scores))
 
 
-def _differences(prompt: _Prompt, scores: Sequence[float | None]) -> list[_Pair]:
+def _differences(prompt: CandidateRow, scores: Sequence[float | None]) -> list[_Pair]:
     """Every two different candidates that have scores, the higher one chosen."""
     known = [(score, i) for i in prompt.distinct if (score := scores[i]) is not None]
     pairs: list[_Pair] = []
@@ -150,13 +151,13 @@ def _differences(prompt: _Prompt, scores: Sequence[float | None]) -> list[_Pair]
     return pairs
 
 
-def _by_votes(prompts: list[_Prompt], path: Path, file: Path) -> list[_Judged]:
+def _by_votes(prompts: list[CandidateRow], path: Path, file: Path) -> list[_Judged]:
     votes = read_votes(path, {p.key: len(p.texts) for p in prompts}, file)
     demand(votes, [p.key for p in prompts if len(p.distinct) > 1], path, file)
     return [_counted(prompt, votes.get(prompt.key, Votes())) for prompt in prompts]
 
 
-def _counted(prompt: _Prompt, votes: Votes) -> _Judged:
+def _counted(prompt: CandidateRow, votes: Votes) -> _Judged:
     """Means of the scores people gave; or, of votes on pairs, the share that each candidate won."""
     known: dict[int, list[float]] = {}
     for line in votes.scores:
@@ -186,7 +187,7 @@ def _counted(prompt: _Prompt, votes: Votes) -> _Judged:
     return _Judged(scores, none, pairs)
 
 
-def _lines(prompt: _Prompt, judged: _Judged) -> list[dict[str, Any]]:
+def _lines(prompt: CandidateRow, judged: _Judged) -> list[dict[str, Any]]:
     return [
         {
             "id": prompt.key,
@@ -200,7 +201,7 @@ def _lines(prompt: _Prompt, judged: _Judged) -> list[dict[str, Any]]:
     ]
 
 
-def _row(prompt: _Prompt, pair: _Pair) -> dict[str, Any]:
+def _row(prompt: CandidateRow, pair: _Pair) -> dict[str, Any]:
     as_text = isinstance(prompt.row["prompt"], str)
 
     def answer(index: int) -> object:
@@ -221,7 +222,7 @@ def _row(prompt: _Prompt, pair: _Pair) -> dict[str, Any]:
 
 
 def _figures(
-    prompts: Sequence[_Prompt], judged: Sequence[_Judged], pairs: Sequence[tuple[_Prompt, _Pair]]
+    prompts: Sequence[CandidateRow], judged: Sequence[_Judged], pairs: Sequence[tuple[CandidateRow, _Pair]]
 ) -> dict[str, Any]:
     paired = {prompt.key for prompt, _ in pairs}
     scores = [score for verdict in judged for score in verdict.scores]

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from data.errors import ModelError, TrainingError
+from data.jsonl import sync_folder
 
 IDENTITY = "identity.json"
 DIGITS = 32
@@ -63,15 +64,6 @@ def _write(path: Path, value: object) -> None:
         sync_folder(path.parent)
     finally:
         aside.unlink(missing_ok=True)
-
-
-def sync_folder(folder: Path) -> None:
-    """Wait until the names in it are on disk: without this a power cut may take a file that was itself synced."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _foreign(path: Path, what: str) -> ModelError:

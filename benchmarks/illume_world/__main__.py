@@ -4,8 +4,8 @@
 
 Arms share scenes, start weights, draws' seeds and steps; they differ in which texts are learned. The placebo learns as
 many texts as ILLUME does in the same iteration, drawn uniformly over all its candidates. Measured on held-out scenes:
-the share that the critic accepts (ROUGE-L >= 0.7), and the share that is the reference to the letter, which nothing is
-trained on.
+the share that the critic accepts (ROUGE-L >= 0.7), and the share that names every fact of the scene, which
+nothing is trained on.
 """
 
 from __future__ import annotations

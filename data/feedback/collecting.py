@@ -29,8 +29,8 @@ from data.feedback.store import Store
 from data.feedback.summary import alphas
 from data.feedback.tables import items
 from data.feedback.web.images import find
-from data.jsonl import iterate_jsonl, write_jsonl_atomic
-from data.judging import JUDGED, ROUNDING
+from data.jsonl import write_jsonl_atomic
+from data.judging import JUDGED, ROUNDING, read_candidates
 from data.votes import VotesMissing
 
 VOTES = "votes.jsonl"
@@ -85,28 +85,16 @@ def collect(
 
 def _read(file: Path, images: Path) -> list[Asked]:
     found: list[Asked] = []
-    for number, row in iterate_jsonl(file):
-        where = f"{file}:{number}"
-        try:
-            texts = [str(candidate["text"]) for candidate in row["candidates"]]
-            key = str(row["id"])
-            given = {"id": key, "prompt": row["prompt"], "image": row.get("image")}
-        except (KeyError, TypeError) as fault:
-            raise DataError(
-                f"no row of candidates ({type(fault).__name__}: {fault})",
-                where=where,
-                way_out='a row is {"id", "prompt", "candidates": [{"text": "…"}, …]}, as a sample stage writes it',
-            ) from fault
-        seen: dict[str, int] = {}
-        first = [seen.setdefault(text.strip(), index) for index, text in enumerate(texts)]
-        distinct = [index for index in sorted(set(first)) if texts[index].strip()]
+    for one in read_candidates(file):
+        texts, first = one.texts, one.first
+        given = {"id": one.key, "prompt": one.row["prompt"], "image": one.row.get("image")}
         item: NewItem | None = None
-        if len(distinct) > 1:
-            candidates = [{"text": texts[index], "index": index} for index in distinct]
-            item = check_item({**given, "candidates": candidates}, where)
+        if len(one.distinct) > 1:
+            candidates = [{"text": texts[index], "index": index} for index in one.distinct]
+            item = check_item({**given, "candidates": candidates}, one.where)
             if item.image is not None:
                 find(images, item.image)
-        found.append(Asked(key, texts, first, item))
+        found.append(Asked(one.key, texts, first, item))
     return found
 
 
