@@ -17,7 +17,7 @@ from pipelines import provenance, state
 from pipelines.recipe import resolved
 from pipelines.stage import Built, Job, Stage, input_names
 from pipelines.staleness import differences, input_files
-from trainers import ranks
+from trainers.training import ranks
 
 Tell = Callable[[dict[str, Any]], None]
 """Receives what happens, as small JSON values: {"event": "say", "stage": …, "line": …}."""

@@ -17,7 +17,7 @@ import typer
 
 from data.errors import UserError
 from pipelines.label_cli import label_app
-from pipelines.loss_cli import loss_app
+from pipelines.losses.cli import loss_app
 from pipelines.stage import Waiting
 
 app = typer.Typer(
@@ -128,8 +128,8 @@ def submit(
     as_json: AsJson = False,
 ) -> None:
     """Run a recipe on a SLURM cluster: one job a stage, each after those it needs."""
-    from pipelines.submit import Request
-    from pipelines.submit import submit as submit_recipe
+    from pipelines.cluster.submit import Request
+    from pipelines.cluster.submit import submit as submit_recipe
 
     asked = Request(recipe, cluster, tuple(overrides or ()), name, until, from_stage, runs_dir, dry_run)
     told = submit_recipe(asked, _silent if as_json else print, lambda line: print(line, file=sys.stderr))
@@ -144,7 +144,7 @@ def _silent(line: str) -> None:
 @app.command()
 def cancel(name: RunFolder, runs_dir: RunsDir = RUNS) -> None:
     """Cancel the jobs of a run; what is finished or saved stays."""
-    from pipelines.jobs import cancel_run
+    from pipelines.cluster.jobs import cancel_run
 
     for line in cancel_run(name, runs_dir):
         print(line)
@@ -153,7 +153,7 @@ def cancel(name: RunFolder, runs_dir: RunsDir = RUNS) -> None:
 @app.command()
 def release(name: RunFolder, runs_dir: RunsDir = RUNS) -> None:
     """Let the jobs of a run go on that were waiting for people."""
-    from pipelines.jobs import release_run
+    from pipelines.cluster.jobs import release_run
 
     for line in release_run(name, runs_dir):
         print(line)
@@ -167,7 +167,7 @@ def logs(
     runs_dir: RunsDir = RUNS,
 ) -> None:
     """Print a stage's log, wherever it runs."""
-    from pipelines.jobs import show_log
+    from pipelines.cluster.jobs import show_log
 
     show_log(name, stage, follow, runs_dir)
 

@@ -13,19 +13,19 @@ from typing import Any, cast
 from pydantic import TypeAdapter, ValidationError
 
 from data.errors import RecipeError
-from pipelines import overrides as override_values
-from pipelines.faults import Fault, RecipeFaults, did_you_mean, nearest, show
-from pipelines.lineage_rules import check_lineage
-from pipelines.recipe_layers import ANY_KIND, modernise, spread_defaults
-from pipelines.recipe_refs import check_names, check_references, makes
-from pipelines.recipe_schema import json_schema
-from pipelines.recipe_tree import Tree
+from pipelines.reading import overrides as override_values
+from pipelines.reading.faults import Fault, RecipeFaults, did_you_mean, nearest, show
+from pipelines.reading.layers import ANY_KIND, modernise, spread_defaults
+from pipelines.reading.refs import check_names, check_references, makes
+from pipelines.reading.schema import json_schema
+from pipelines.reading.stage_values import read_stage
+from pipelines.reading.tree import Tree
+from pipelines.reading.yaml_source import read
+from pipelines.rules.lineage import check_lineage
+from pipelines.rules.stages import check_combinations
+from pipelines.rules.unlearning import check_unlearn
 from pipelines.stage import STAGE_NAME_PATTERN, Stage
-from pipelines.stage_rules import check_combinations
-from pipelines.stage_values import read_stage
 from pipelines.stages import AnyStage
-from pipelines.unlearn_rules import check_unlearn
-from pipelines.yaml_source import read
 from trainers.config import COSMETIC
 
 __all__ = [

@@ -12,7 +12,7 @@ from typing import Any, get_args
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from data.chat_request import ServerOptions
+from data.chatting.request import ServerOptions
 from data.critics import Check
 from data.described import describe
 from data.feedback.critic import People

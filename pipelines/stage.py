@@ -11,11 +11,11 @@ from pydantic import Field
 
 from data.sources import Mixture, Source
 from data.sources import files as source_files
-from pipelines.resources import Resources
+from pipelines.cluster.resources import Resources
 from trainers.aliases import is_alias
 from trainers.config import COSMETIC, Closed
-from trainers.encoders import is_encoder_alias
-from trainers.reranker_aliases import is_reranker_alias
+from trainers.radio.aliases import is_reranker_alias
+from trainers.radio.encoders import is_encoder_alias
 from trainers.work import Work
 
 Metrics = dict[str, Any]

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import RecipeError, RunError
-from pipelines import jobs, state, summary
+from pipelines import state, summary
+from pipelines.cluster import jobs
 from pipelines.plan import plan
 from pipelines.recipe import Recipe, check, from_json, json_schema, load
 from pipelines.run import run_folder

@@ -21,8 +21,8 @@ from pipelines.attempt import Setting, Tell, run_stage, take_part
 from pipelines.failures import told
 from pipelines.recipe import from_json
 from pipelines.stage import Stage, Waiting
-from trainers import ranks
-from trainers.interruption import Interrupted
+from trainers.training import ranks
+from trainers.training.interruption import Interrupted
 
 EXIT_CRASH, EXIT_USER, EXIT_WAITING = 1, 2, 75
 RANK_LOG = ".slurm/{stage}.rank{rank}.log"

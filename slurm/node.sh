@@ -31,7 +31,7 @@ if ((nodes * processes > 1)); then
 fi
 
 # shellcheck disable=SC2154  # both come from the site's file
-command=(${container[@]+"${container[@]}"} "$python" -m pipelines.job "${words[@]}" "$run_dir" "$stage")
+command=(${container[@]+"${container[@]}"} "$python" -m pipelines.cluster.job "${words[@]}" "$run_dir" "$stage")
 [ "${SLURM_NODEID:-0}" != 0 ] || exec "${command[@]}"
 
 trap : TERM USR1 # they are for the processes below, which get them too

@@ -17,9 +17,9 @@ from data.ledger import LedgerLimits
 from data.sources import Mixture
 from tests import naive
 from tests.training import HOW, write_rows
-from trainers.batches import JudgedBatches, PairBatches
 from trainers.config import PreferOptions
-from trainers.objective import Objective
+from trainers.engine.batches import JudgedBatches, PairBatches
+from trainers.losses.objective import Objective
 from trainers.work import Work
 
 SCALE = 8.0
@@ -74,7 +74,7 @@ def judged_rows() -> list[dict[str, Any]]:
 
 def prepared(folder: Path, rows: list[dict[str, Any]], **options: Any) -> tuple[PreferOptions, Work]:
     """A stage's folder with its rows tokenised by the product."""
-    from trainers.prepare import prepare_pairs
+    from trainers.training.prepare import prepare_pairs
 
     folder.mkdir(parents=True, exist_ok=True)
     file = write_rows(folder / "rows-in.jsonl", rows)
@@ -92,7 +92,7 @@ def prepared(folder: Path, rows: list[dict[str, Any]], **options: Any) -> tuple[
 
 
 def dataset(folder: Path, rows: list[dict[str, Any]], **options: Any) -> Dataset:
-    from trainers.prepare import load_rows
+    from trainers.training.prepare import load_rows
 
     prepared(folder, rows, **options)
     return load_rows(folder)[0]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from data.answers import answer_finder, contains_answer, exact_match, f1, normalise_answer
 from data.errors import DataError
+from data.radio.answers import answer_finder, contains_answer, exact_match, f1, normalise_answer
 
 
 @pytest.mark.parametrize(

@@ -13,15 +13,15 @@ from typing import Any
 
 import pytest
 
-from data.chat_request import ChatReply, ServerError, ServerOptions
+from data.chatting.request import ChatReply, ServerError, ServerOptions
 from data.errors import DataError
 from data.jsonl import read_jsonl
 from data.sources import Mixture
 from pipelines.recipe import RecipeFaults, load
 from tests.chat_service import Answer, Service, completion, echo, failure, serving
 from tests.handmade import environment, heliograph
-from trainers.asking import _ended_by, answer_seed, ask
 from trainers.config import SamplingOptions
+from trainers.sampling.asking import _ended_by, answer_seed, ask
 from trainers.work import Work
 
 KEY = "sk-very-secret-0123456789"
@@ -165,9 +165,9 @@ def test_a_failure_half_way_then_the_same_call_sends_only_what_is_missing(tmp_pa
 CHILD = """
 import sys
 from pathlib import Path
-from data.chat_request import ServerOptions
+from data.chatting.request import ServerOptions
 from data.sources import Mixture
-from trainers.asking import ask
+from trainers.sampling.asking import ask
 from trainers.config import SamplingOptions
 from trainers.work import Work
 assert "torch" not in sys.modules

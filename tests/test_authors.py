@@ -11,14 +11,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data import authors
-from data.author_words import AUTHOR_TOPICS, COUNTRY_TOPICS, GIVEN, POOLS, SURNAMES, TITLES, TOWNS
-from data.authors import faults, files, shared, splits, write
 from data.errors import DataError
+from data.forgetting import authors
+from data.forgetting.author_words import AUTHOR_TOPICS, COUNTRY_TOPICS, GIVEN, POOLS, SURNAMES, TITLES, TOWNS
+from data.forgetting.authors import faults, files, shared, splits, write
+from data.forgetting.refusals import REFUSALS, refusal
+from data.forgetting.tofu import conversation, perturbed_of, read_split, retain_of
 from data.overlap import similarity
 from data.records import Row, check_row
-from data.refusals import REFUSALS, refusal
-from data.tofu import conversation, perturbed_of, read_split, retain_of
 
 MADE = splits()
 

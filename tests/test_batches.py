@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from trainers.batches import JudgedBatches, PairBatches
-from trainers.groups import Engine
-from trainers.scoring import Scored
+from trainers.engine.batches import JudgedBatches, PairBatches
+from trainers.engine.groups import Engine
+from trainers.engine.scoring import Scored
 
 P, Q = [1, 2, 3], [4]
 ROWS = [

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-import data.chat_http
-from data.chat_server import ChatReply, ChatRequest, ChatServer, ServerError, ServerOptions
+import data.chatting.http
+from data.chatting.reply_cache import ReplyCache
+from data.chatting.server import ChatReply, ChatRequest, ChatServer, ServerError, ServerOptions
 from data.errors import DataError
-from data.reply_cache import ReplyCache
 from tests.chat_service import Answer, Service, completion, echo, failure, serving
 
 KEY = "sk-very-secret-0123456789"
@@ -24,7 +24,7 @@ KEY = "sk-very-secret-0123456789"
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data.chat_http, "FIRST_WAIT", 0.02)
+    monkeypatch.setattr(data.chatting.http, "FIRST_WAIT", 0.02)
 
 
 def asked(count: int, **more: Any) -> list[ChatRequest]:

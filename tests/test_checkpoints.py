@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from trainers.checkpoints import SEAL, fault, newest, rotate, seal
+from trainers.training.checkpoints import SEAL, fault, newest, rotate, seal
 
 
 def make(folder: Path, step: int, *, sealed: bool = True) -> Path:

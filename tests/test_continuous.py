@@ -10,8 +10,8 @@ import torch
 from data.errors import ModelError
 from tests.test_generate import PROMPTS, answers_of, model_of, quiet
 from trainers.config import GenerationOptions, SamplingOptions
-from trainers.continuous import choose_engine
-from trainers.drawing import read_rules
+from trainers.sampling.continuous import choose_engine
+from trainers.sampling.drawing import read_rules
 
 CONTINUOUS: dict[str, Any] = {"generation_engine": "continuous"}
 

@@ -10,8 +10,8 @@ from peft import LoraConfig, PromptTuningConfig, get_peft_model
 
 from data.errors import ModelError
 from tests.test_logprobs import build
-from trainers import engines, logprobs, segment_attention
-from trainers.groups import lay_out
+from trainers.engine import engines, logprobs, segment_attention
+from trainers.engine.groups import lay_out
 
 LORA = LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")
 GROUPS: Any = [([1, 2, 3], [[4, 5], [6]])]

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from data.errors import DataError, RunError
-from pipelines import forget_page, state
-from pipelines.forget_page import number, page
-from pipelines.forget_plots import Axis, Mark, Series, around, chart
-from pipelines.forget_steps import points, unlearned, write_steps
+from pipelines import state
+from pipelines.forgetting import page as forget_page
+from pipelines.forgetting.page import number, page
+from pipelines.forgetting.plots import Axis, Mark, Series, around, chart
+from pipelines.forgetting.steps import points, unlearned, write_steps
 from pipelines.stage import Job
 from tests.browser import chromium, opened
 

@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 
 from data.errors import DataError
 from trainers.comparison import compare
-from trainers.forgetting import (
+from trainers.forgetting.memorisation import auc, exact_memorisation, extraction_strength, min_k, privacy_leak
+from trainers.forgetting.resampling import interval, paired
+from trainers.forgetting.truth import (
     KEPT,
     PARTS,
     choice_probability,
@@ -31,8 +33,6 @@ from trainers.forgetting import (
     truth_on_forget,
     truth_on_kept,
 )
-from trainers.memorisation import auc, exact_memorisation, extraction_strength, min_k, privacy_leak
-from trainers.resampling import interval, paired
 
 # ---------------------------------------------------------------- probabilities
 

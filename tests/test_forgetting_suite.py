@@ -17,20 +17,20 @@ import torch
 from scipy.stats import ks_2samp
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-import trainers.forget_suite
+import trainers.forgetting.suite
 from data.errors import DataError, ModelError, RecipeError
+from data.forgetting.tofu import Question
 from data.jsonl import read_jsonl
 from data.rouge import rouge_l_recall
 from data.sources import Mixture
-from data.tofu import Question
 from trainers import aliases
 from trainers.config import AdapterOptions, GenerationOptions, ModelOptions
-from trainers.forget_attacks import relearn, requantised, taught_again
-from trainers.forget_measure import encode, read_answers
-from trainers.forget_sets import Sources, read_sets
-from trainers.forget_suite import evaluate_forgetting
-from trainers.forgetting import forget_quality
-from trainers.forgetting_config import Attacks, RelearnOptions, SuiteOptions
+from trainers.forgetting.attacks import relearn, requantised, taught_again
+from trainers.forgetting.config import Attacks, RelearnOptions, SuiteOptions
+from trainers.forgetting.measure import encode, read_answers
+from trainers.forgetting.sets import Sources, read_sets
+from trainers.forgetting.suite import evaluate_forgetting
+from trainers.forgetting.truth import forget_quality
 from trainers.models import load_policy, save_policy
 from trainers.work import Work
 
@@ -257,7 +257,7 @@ def test_what_is_measured_is_not_measured_again(
     tmp_path: Path, other: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded: list[str] = []
-    load = trainers.forget_suite.load_policy
+    load = trainers.forgetting.suite.load_policy
 
     def watched(start: str, *rest: Any) -> Any:
         loaded.append(start)
@@ -265,7 +265,7 @@ def test_what_is_measured_is_not_measured_again(
             raise KeyboardInterrupt  # killed between the first model and the second
         return load(start, *rest)
 
-    monkeypatch.setattr(trainers.forget_suite, "load_policy", watched)
+    monkeypatch.setattr(trainers.forgetting.suite, "load_policy", watched)
     starts = {"full": "tiny", "never": other}
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, starts)
@@ -280,7 +280,7 @@ def test_what_is_measured_is_not_measured_again(
 
 
 def test_with_and_without_the_engine_the_numbers_are_the_same() -> None:
-    from trainers import engines
+    from trainers.engine import engines
 
     loaded = load_policy("tiny", None, Work(Path(), say=lambda _: None))
     asked = [

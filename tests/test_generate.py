@@ -28,8 +28,8 @@ from transformers import (
 
 from data.errors import TrainingError
 from trainers.config import GenerationOptions, SamplingOptions
-from trainers.drawing import choose, eos_ids, new_row, read_rules
-from trainers.generate import Answer, Tally, generate, plan
+from trainers.sampling.drawing import choose, eos_ids, new_row, read_rules
+from trainers.sampling.generate import Answer, Tally, generate, plan
 from trainers.work import Work
 
 SIZES = {
@@ -327,7 +327,7 @@ def test_stop_strings_of_the_model_end_an_answer() -> None:
 
 
 def test_a_stop_string_is_found_where_its_characters_are_split_into_bytes() -> None:
-    from trainers.stopping import StopStrings
+    from trainers.sampling.stopping import StopStrings
 
     _, tokenizer = tiny()
     text = "The lamp 灯→ waits 🌄; the end\n\nUser: no"
@@ -350,7 +350,7 @@ def test_a_stop_string_is_found_where_bytes_are_decoded_as_a_whole_run() -> None
     from tokenizers import Tokenizer, decoders, models
     from transformers import PreTrainedTokenizerFast
 
-    from trainers.stopping import StopStrings
+    from trainers.sampling.stopping import StopStrings
 
     vocabulary = {f"<0x{byte:02X}>": byte for byte in range(256)} | {"▁on": 256, "e": 257}
     made = Tokenizer(models.BPE(vocabulary, [], byte_fallback=True))

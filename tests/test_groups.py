@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from data.errors import DataError
-from trainers.groups import Layout, Segment, lay_out
+from trainers.engine.groups import Layout, Segment, lay_out
 
 TWO: Any = [([1, 2, 3], [[4, 5], [6]]), ([7], [[8, 9, 10]])]
 

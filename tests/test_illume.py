@@ -14,7 +14,9 @@ from pydantic import ValidationError
 
 from data.critics import Contains
 from data.errors import DataError
-from data.illume import (
+from data.illume.critic import RougeCritic, RubricCritic, VotesCritic, by_rule, by_votes
+from data.illume.items import answer_is_right, read_items
+from data.illume.loop import (
     Judged,
     Kept,
     Round,
@@ -25,10 +27,8 @@ from data.illume import (
     shuffled,
     why_stop,
 )
-from data.illume_critic import RougeCritic, RubricCritic, VotesCritic, by_rule, by_votes
-from data.illume_items import answer_is_right, read_items
-from data.illume_rows import negatives, pairs, sft_rows, unpaired_rows
-from data.illume_world import SLOTS, World, build
+from data.illume.rows import negatives, pairs, sft_rows, unpaired_rows
+from data.illume.world import SLOTS, World, build
 from data.ledger import Ledger
 from data.sources import Mixture
 from data.votes import VotesMissing

@@ -12,9 +12,9 @@ import torch
 
 from data.critics import Regex
 from data.errors import DataError, TrainingError
-from data.illume import Kept, Mix, mix
-from data.illume_critic import RubricCritic, VotesCritic
-from data.illume_items import Item
+from data.illume.critic import RubricCritic, VotesCritic
+from data.illume.items import Item
+from data.illume.loop import Kept, Mix, mix
 from data.jsonl import read_jsonl
 from data.ledger import Ledger
 from data.votes import VotesMissing
@@ -22,11 +22,11 @@ from pipelines.stages.illume import Illume
 from tests.training import weights
 from trainers import policy
 from trainers.config import ModelOptions, SamplingOptions
-from trainers.drawing import TopVocabulary, read_rules
-from trainers.explaining import Collate, ExplainingTrainer, two_losses, two_part_rows
-from trainers.illume import ITERATIONS, Loop, illume
-from trainers.illume_config import IllumeOptions
+from trainers.illume.config import IllumeOptions
+from trainers.illume.explaining import Collate, ExplainingTrainer, two_losses, two_part_rows
+from trainers.illume.iterate import ITERATIONS, Loop, illume
 from trainers.models import load_policy
+from trainers.sampling.drawing import TopVocabulary, read_rules
 from trainers.work import Work
 
 QUIET = {"say": lambda _: None}
@@ -270,7 +270,7 @@ def test_the_best_epoch_of_the_best_iteration_is_the_stages_model(done: tuple[Pa
     assert Path(found.base) == (folder / "model").resolve()
     again = loop(folder)
     loaded = load_policy(str(folder / "model"), ModelOptions(model="tiny"), again.work)
-    from trainers.illume_measure import measure
+    from trainers.illume.measure import measure
 
     assert again.rule is not None
     seen = measure(

@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 
 from data.errors import ModelError
 from tests.training import HOW, pair_rows, run_prefer, run_sft, weights
-from trainers import watching
 from trainers.models import load_policy
+from trainers.training import watching
 from trainers.work import Work
 
 
@@ -40,7 +40,7 @@ def stored_sums(stage: Path) -> dict[str, torch.Tensor]:
     """What the store holds for the stage's rows, summed."""
     from datasets import Dataset
 
-    from trainers.token_store import TokenStore, key
+    from trainers.store.tokens import TokenStore, key
 
     (folder,) = (stage / "scratch" / "references").iterdir()
     store = TokenStore(folder.parent, json.loads((folder / "identity.json").read_text())["identity"])
@@ -57,7 +57,7 @@ def stored_sums(stage: Path) -> dict[str, torch.Tensor]:
 def keys_of(stage: Path) -> list[bytes]:
     from datasets import Dataset
 
-    from trainers.token_store import key
+    from trainers.store.tokens import key
 
     rows = Dataset.from_file(str(stage / "scratch" / "train.arrow"))
     return [key(row["prompt_ids"], row[f"{side}_ids"]) for row in rows for side in ("chosen", "rejected")]
@@ -159,7 +159,7 @@ def test_restart_without_checkpoints_measures_the_same_reference(
 
 
 def test_a_reference_of_other_weights_is_refused(sft: dict[str, Path], tmp_path: Path):
-    from trainers.token_store import TokenStore
+    from trainers.store.tokens import TokenStore
 
     run_prefer(tmp_path / "dpo", str(sft["lora"]), **keep("lora"))
     (folder,) = (tmp_path / "dpo" / "scratch" / "references").iterdir()

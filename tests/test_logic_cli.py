@@ -13,7 +13,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from pipelines.loss_cli import loss_app
+from pipelines.losses.cli import loss_app
 from tests.test_logic_table import TABLE
 from trainers.logic.named import LATTICE, registry
 
@@ -245,7 +245,7 @@ def test_errors_go_to_stderr_and_leave_with_2(words: list[str], says: str) -> No
 def test_answers_in_under_a_second(words: list[str]) -> None:
     def seconds() -> float:
         start = time.monotonic()
-        program = "from pipelines.loss_cli import loss_app; loss_app()"
+        program = "from pipelines.losses.cli import loss_app; loss_app()"
         subprocess.run([sys.executable, "-c", program, *words], check=True, capture_output=True)
         return time.monotonic() - start
 

@@ -101,7 +101,7 @@ def test_all_but_compiled_imports_without_torch() -> None:
         "import sys, pkgutil, importlib, trainers.logic as package\n"
         "for room in pkgutil.iter_modules(package.__path__):\n"
         "    if room.name != 'compiled': importlib.import_module(f'trainers.logic.{room.name}')\n"
-        "import pipelines.loss_cli\n"
+        "import pipelines.losses.cli\n"
         "print([m for m in ('torch', 'numpy', 'mpmath', 'rich', 'pydantic') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -13,9 +13,10 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from tests.test_groups import random_groups
-from trainers import aliases, engines, logprobs, segment_attention
-from trainers.groups import lay_out
-from trainers.logprobs import completion_log_probs, head_log_probs, sums
+from trainers import aliases
+from trainers.engine import engines, logprobs, segment_attention
+from trainers.engine.groups import lay_out
+from trainers.engine.logprobs import completion_log_probs, head_log_probs, sums
 
 ENGINES: Any = ("tree", "packed", "padded")
 FAMILIES: dict[str, dict[str, Any]] = {

@@ -20,8 +20,10 @@ import pytest
 from typer.testing import CliRunner
 
 from data.errors import RunError
-from pipelines import loss_explore, loss_mathml, loss_panels
-from pipelines.loss_cli import loss_app
+from pipelines.losses import explore as loss_explore
+from pipelines.losses import mathml as loss_mathml
+from pipelines.losses import panels as loss_panels
+from pipelines.losses.cli import loss_app
 from tests.browser import chromium, opened
 from trainers.logic import describe, lattice, links
 from trainers.logic.decompile import decompile

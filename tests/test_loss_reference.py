@@ -12,14 +12,14 @@ from typer.testing import CliRunner
 
 from data.errors import DataError
 from pipelines import loss_reference
-from pipelines.loss_cli import loss_app
+from pipelines.losses.cli import loss_app
 from trainers.config import SymbolicLoss
 from trainers.logic import tables
 from trainers.logic.language import parse
 from trainers.logic.measure import measure
 from trainers.logic.named import LATTICE, registry
+from trainers.logic.stated import state
 from trainers.logic.structure import from_core, reference_form
-from trainers.stated import state
 
 PAGE = Path(__file__).parent.parent / "docs" / "losses.md"
 TEXT = PAGE.read_text(encoding="utf-8")

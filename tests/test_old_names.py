@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.old_names import CHANGES, NEW_NAMES, REFUSED, Refused, Renamed, modern
+from pipelines.reading.layers import ANY_KIND
+from pipelines.reading.old_names import CHANGES, NEW_NAMES, REFUSED, Refused, Renamed, modern
 from pipelines.recipe import Checked, check
-from pipelines.recipe_layers import ANY_KIND
 from pipelines.stages.prefer import Prefer
 from pipelines.stages.sft import Sft
-from trainers.trl_fields import fields
+from trainers.training.trl_fields import fields
 
 
 def prefer(tmp_path: Path, line: str, *, kind: str = "prefer") -> Checked:
@@ -131,7 +131,7 @@ def test_the_table_fits_the_installed_trl() -> None:
 
 
 def test_what_the_stages_set_themselves_cannot_be_set_under_training() -> None:
-    # trainers/arguments.py and the trainers pass these to TRL; `training:` comes last there and would win.
+    # trainers/training/arguments.py and the trainers pass these to TRL; `training:` comes last there and would win.
     for key in ("output_dir", "save_strategy", "max_length", "seed", "beta", "loss_type", "dataset_kwargs",
                 "precompute_ref_log_probs", "logging_nan_inf_filter", "report_to", "bf16"):  # fmt: skip
         assert isinstance(modern(key, 1, Prefer.model_fields, training=True), Refused), key

@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from data.errors import DataError
-from data.fusion import descending, fuse, normalise
 from data.jsonl import append_jsonl, read_jsonl
-from data.pools import Document, Pool, distinct, make_pool, read_pools
-from data.radio import SWEEP, Scored, align, dense_scorer, score_pools, sweep
-from data.radio_groups import GroupOptions, growing_offsets, make_groups, ranks, read_groups
-from data.radio_pairs import answer_pairs, document_pairs, reader_chat
-from data.rationales import collect_rationales, read_rationales, request, scored_text
-from data.tfidf import Tfidf
+from data.radio.fuse import SWEEP, Scored, align, dense_scorer, score_pools, sweep
+from data.radio.fusion import descending, fuse, normalise
+from data.radio.groups import GroupOptions, growing_offsets, make_groups, ranks, read_groups
+from data.radio.pairs import answer_pairs, document_pairs, reader_chat
+from data.radio.pools import Document, Pool, distinct, make_pool, read_pools
+from data.radio.rationales import collect_rationales, read_rationales, request, scored_text
+from data.radio.tfidf import Tfidf
 
 SIX = (3, 4, 6, 9, 13, 18)
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from data.jsonl import read_jsonl, write_jsonl_atomic
-from data.radio import Scored, align, score_pools
-from data.radio_groups import read_groups
-from data.radio_world import (
+from data.radio.fuse import Scored, align, score_pools
+from data.radio.groups import read_groups
+from data.radio.world import (
     RELATIONS,
     Split,
     World,
@@ -132,8 +132,8 @@ def test_rationales_find_the_right_document_and_other_questions_rationales_do_no
 
 
 def test_from_files_to_groups(made: tuple[Split, Split, Any], tmp_path: Path) -> None:
-    from trainers.radio import collect_groups
-    from trainers.retrieval_config import RadioOptions
+    from trainers.radio.config import RadioOptions
+    from trainers.radio.score import collect_groups
     from trainers.work import Work
 
     train = made[0]

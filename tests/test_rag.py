@@ -11,25 +11,25 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data.chat_request import ServerError, ServerOptions
+from data.chatting.request import ServerError, ServerOptions
 from data.errors import DataError, RecipeError
 from data.jsonl import read_jsonl, write_jsonl_atomic
-from data.pools import make_pool, read_pools
-from data.radio import score_pools
-from data.radio_corpus import world_files
-from data.radio_placebo import donors, score_placebo
-from data.radio_world import World
-from data.rationales import scored_text
+from data.radio.corpus import world_files
+from data.radio.fuse import score_pools
+from data.radio.placebo import donors, score_placebo
+from data.radio.pools import make_pool, read_pools
+from data.radio.rationales import scored_text
+from data.radio.tfidf import Tfidf
+from data.radio.world import World
 from data.sources import Mixture
-from data.tfidf import Tfidf
 from pipelines.recipe import check
 from tests.chat_service import Service, completion, failure, serving
 from tests.handmade import heliograph
 from trainers.config import GenerationOptions, ModelOptions
-from trainers.rag import Asked, differences, evaluate_rag, open_pools
-from trainers.rag_config import PatternReader, RagOptions
-from trainers.rationalise import by_model, by_server
-from trainers.retrieval_config import RadioOptions, RationaleOptions
+from trainers.radio.config import RadioOptions, RationaleOptions
+from trainers.radio.rag import Asked, differences, evaluate_rag, open_pools
+from trainers.radio.rag_config import PatternReader, RagOptions
+from trainers.radio.rationalise import by_model, by_server
 from trainers.work import Work
 
 ROOT = Path(__file__).parent.parent
@@ -209,7 +209,7 @@ def test_the_placebo_gives_everyone_what_another_question_has() -> None:
 def test_pools_without_documents_rationale_or_text_are_counted_and_nothing_else_is_lost(
     tmp_path: Path,
 ) -> None:
-    from trainers.radio import collect_groups
+    from trainers.radio.score import collect_groups
 
     rows = [pool_row(f"p{i}", [f"text {i} {j}" for j in range(8)]) for i in range(4)]
     rows += [pool_row("bare", []), pool_row("quiet", ["x", "y"]), pool_row("unknown", ["x", "y"])]
@@ -265,17 +265,17 @@ def test_no_gold_answer_and_no_rationale_reaches_the_reranker_or_the_reader(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Everything that is tokenised on the way is looked at, and both canaries are there to be found."""
-    import trainers.chat_writer
-    import trainers.reranking
+    import trainers.radio.reranking
+    import trainers.sampling.chat_writer
 
     pairs: list[Any] = []
     chats: list[Any] = []
-    encode, write = trainers.reranking.encode_pairs, trainers.chat_writer.ChatWriter.__call__
+    encode, write = trainers.radio.reranking.encode_pairs, trainers.sampling.chat_writer.ChatWriter.__call__
     monkeypatch.setattr(
-        trainers.reranking, "encode_pairs", lambda m, p, **kw: (pairs.extend(p), encode(m, p, **kw))[1]
+        trainers.radio.reranking, "encode_pairs", lambda m, p, **kw: (pairs.extend(p), encode(m, p, **kw))[1]
     )
     monkeypatch.setattr(
-        trainers.chat_writer.ChatWriter, "__call__", lambda s, c: (chats.extend(c), write(s, c))[1]
+        trainers.sampling.chat_writer.ChatWriter, "__call__", lambda s, c: (chats.extend(c), write(s, c))[1]
     )
     figures = evaluate_rag(
         RagOptions(top_k=2),

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data.errors import RecipeError, UserError
-from pipelines.faults import RecipeFaults
+from pipelines.reading.faults import RecipeFaults
 from pipelines.recipe import (
     Checked,
     Recipe,
@@ -743,8 +743,8 @@ def test_a_loss_in_overrides_and_defaults(read: Check):
 @given(st.data())
 def test_every_character_of_a_formula_is_found(data: st.DataObject):
     """However the text is written: what stands at the place is the character."""
-    from pipelines.yaml_places import inside
-    from pipelines.yaml_source import read as read_yaml
+    from pipelines.reading.yaml_places import inside
+    from pipelines.reading.yaml_source import read as read_yaml
 
     words = data.draw(
         st.lists(st.sampled_from(["W", "->", "Loser'", "&", "(", "→", "Ref.W"]), min_size=1, max_size=6)

@@ -10,10 +10,10 @@ import torch
 
 from data.errors import ModelError
 from tests.training import HOW, pair_rows, run_prefer
-from trainers import reference
 from trainers.config import AdapterOptions, ModelOptions
-from trainers.identity import model_identity, weights_digest
 from trainers.models import load_policy
+from trainers.store import reference
+from trainers.store.identity import model_identity, weights_digest
 from trainers.work import Work
 
 

@@ -18,12 +18,12 @@ import pytest
 import torch
 
 from data.errors import DataError, ModelError, TrainingError
-from trainers import reranking
-from trainers.group_loss import GroupCrossEntropy, group_cross_entropy
-from trainers.reranker import train_reranker, training_rows
-from trainers.reranking import encode_pairs, even_batches, load_reranker, rerank, score_pairs
-from trainers.retrieval_config import RerankerOptions
-from trainers.tiny_reranker import build_tiny_reranker
+from trainers.losses.groups import GroupCrossEntropy, group_cross_entropy
+from trainers.radio import reranking
+from trainers.radio.config import RerankerOptions
+from trainers.radio.reranker import train_reranker, training_rows
+from trainers.radio.reranking import encode_pairs, even_batches, load_reranker, rerank, score_pairs
+from trainers.radio.tiny import build_tiny_reranker
 from trainers.work import Work
 
 ROOT = Path(__file__).parent.parent
@@ -353,7 +353,7 @@ PROGRAM = """
 import sys, json
 from pathlib import Path
 from tests.test_reranker import group_rows, options
-from trainers.reranker import train_reranker
+from trainers.radio.reranker import train_reranker
 from trainers.work import Work
 folder, start, more = Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
 work = Work(out=folder, say=lambda line: print(line, flush=True), log=lambda row: print(json.dumps(row), flush=True))

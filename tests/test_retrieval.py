@@ -13,11 +13,11 @@ import pytest
 
 from data.errors import DataError, RecipeError, RunError
 from data.jsonl import read_jsonl
-from data.passages import Passages
+from data.radio.passages import Passages
+from trainers.radio.config import RetrieveOptions
 from trainers.retrieval import ann, exact
 from trainers.retrieval.lexical import Bm25
 from trainers.retrieval.store import EmbeddingStore
-from trainers.retrieval_config import RetrieveOptions
 from trainers.work import Work
 
 needs_minilm = pytest.mark.skipif(
@@ -82,7 +82,7 @@ def test_passages_are_read_by_row_and_copies_are_left_out(tmp_path: Path) -> Non
 
 
 def test_the_index_is_kept_and_renewed_with_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from data import passages
+    from data.radio import passages
 
     path = corpus(tmp_path)
     Passages(path, tmp_path / "index").close()
@@ -304,7 +304,7 @@ def test_bm25_pools_are_written_with_ids_texts_and_scores(tmp_path: Path) -> Non
 def test_dense_pools_are_those_of_the_library_and_a_second_call_encodes_nothing(tmp_path: Path) -> None:
     from sentence_transformers import SentenceTransformer
 
-    from trainers.encoders import encoder_folder
+    from trainers.radio.encoders import encoder_folder
     from trainers.retrieval.retrieve import retrieve
 
     path, options = library(tmp_path / "c.jsonl"), RetrieveOptions(n_documents=5)
@@ -329,8 +329,8 @@ def test_dense_pools_are_those_of_the_library_and_a_second_call_encodes_nothing(
 
 @needs_minilm
 def test_prefixes_lengths_and_sides_make_vectors_of_their_own(tmp_path: Path) -> None:
+    from trainers.radio.config import EncoderOptions
     from trainers.retrieval.encoder import Encoder
-    from trainers.retrieval_config import EncoderOptions
 
     options = EncoderOptions(query_prompt="query: ", document_prompt="passage: ", document_max_length=16)
     made, plain = Encoder(options, tmp_path), Encoder(EncoderOptions())
@@ -355,10 +355,10 @@ def test_prefixes_lengths_and_sides_make_vectors_of_their_own(tmp_path: Path) ->
 def test_radio_with_another_lambda_encodes_nothing(tmp_path: Path) -> None:
     from collections import Counter
 
-    from data.pools import make_pool
-    from data.radio import align, dense_scorer, score_pools
+    from data.radio.fuse import align, dense_scorer, score_pools
+    from data.radio.pools import make_pool
+    from trainers.radio.config import EncoderOptions
     from trainers.retrieval.encoder import Encoder
-    from trainers.retrieval_config import EncoderOptions
 
     documents = [
         {"id": str(i), "text": f"The {word} stands alone", "score": -i} for i, word in enumerate(SUBJECTS)

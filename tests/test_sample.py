@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
-import trainers.sample
+import trainers.sampling.sample
 from data.errors import DataError
 from data.jsonl import read_jsonl
 from data.sources import Mixture
 from trainers.config import ModelOptions, SamplingOptions
-from trainers.sample import sample
+from trainers.sampling.sample import sample
 from trainers.work import Work
 
 KEYS = {"text", "index", "finished", "ended_by", "logprob", "tokens"}
@@ -150,7 +150,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(
 ) -> None:
     run(tmp_path / "whole", ROWS)
     written: list[int] = []
-    append = trainers.sample.append_jsonl
+    append = trainers.sampling.sample.append_jsonl
 
     def dies_after_one_batch(path: Path, rows: list[dict[str, Any]]) -> int:
         written.append(len(rows))
@@ -162,7 +162,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(
             raise KeyboardInterrupt
         return append(path, rows)
 
-    monkeypatch.setattr(trainers.sample, "append_jsonl", dies_after_one_batch)
+    monkeypatch.setattr(trainers.sampling.sample, "append_jsonl", dies_after_one_batch)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "cut", ROWS)
     monkeypatch.undo()
@@ -195,7 +195,7 @@ import sys
 from pathlib import Path
 from data.sources import Mixture
 from trainers.config import ModelOptions, SamplingOptions
-from trainers.sample import sample
+from trainers.sampling.sample import sample
 from trainers.work import Work
 folder = Path(sys.argv[1])
 options = SamplingOptions.model_validate_json(sys.argv[2])

@@ -67,7 +67,7 @@ def _is(name: str, value: object) -> bool:
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
 def test_the_recipes_here_hold(path: Path) -> None:
     # PyYAML reads 1e-3 as text, so the numbers come through our own reader.
-    from pipelines.yaml_source import read
+    from pipelines.reading.yaml_source import read
 
     assert holds(SCHEMA, read(path.read_bytes()).value)
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipelines import job_records, state
+from pipelines import state
+from pipelines.cluster import records as job_records
 from tests.handmade import (
     RECIPE,
     ROOT,

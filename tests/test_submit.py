@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 
 from data.errors import RecipeError, RunError
-from pipelines import job_records, lock, state
-from pipelines.cluster import load_cluster
-from pipelines.job_records import Attempt, bad_in_a_row
+from pipelines import lock, state
+from pipelines.cluster import records as job_records
+from pipelines.cluster.records import Attempt, bad_in_a_row
+from pipelines.cluster.site import load_cluster
+from pipelines.cluster.submit import Request, need, submit
 from pipelines.plan import plan
 from pipelines.recipe import load, resolved
-from pipelines.submit import Request, need, submit
 from slurm import jobs
 from slurm.jobs import Job, Need, Shape, clock
 from slurm.site import Site

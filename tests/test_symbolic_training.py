@@ -18,12 +18,13 @@ import torch
 from data.errors import RecipeError, UserError
 from pipelines.recipe import load
 from tests.training import pair_rows, run_prefer, weights
-from trainers import losses, watching
+from trainers import losses
 from trainers.config import PreferOptions
 from trainers.logic.lookup import named
 from trainers.logic.named import LATTICE, registry
-from trainers.objective import Objective
-from trainers.stated import Stated, state
+from trainers.logic.stated import Stated, state
+from trainers.losses.objective import Objective
+from trainers.training import watching
 from trainers.work import Work
 
 Batch = losses.Pairs

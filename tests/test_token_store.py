@@ -25,10 +25,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.errors import ModelError, TrainingError
-from trainers import token_folders, token_records
-from trainers.token_folders import prune, size_on_disk
-from trainers.token_records import Region, decode, encode, scan
-from trainers.token_store import MAX_OPEN, TokenStore, key
+from trainers.store import folders as token_folders
+from trainers.store import records as token_records
+from trainers.store.folders import prune, size_on_disk
+from trainers.store.records import Region, decode, encode, scan
+from trainers.store.tokens import MAX_OPEN, TokenStore, key
 
 IDENTITY = {"weights": "abc", "dtype": "float32", "shape": [1, 2]}
 HEADER, CHECK = 8 + 32 + 8 + 4 + 4, 4
@@ -338,7 +339,7 @@ WRITER = """
 import sys
 from pathlib import Path
 from tests.test_token_store import IDENTITY, name, numbers
-from trainers.token_store import TokenStore
+from trainers.store.tokens import TokenStore
 folder, first, last, each, shift = Path(sys.argv[1]), *map(float, sys.argv[2:])
 store = TokenStore(folder, IDENTITY)
 print("open", flush=True)

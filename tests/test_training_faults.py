@@ -59,8 +59,8 @@ def test_held_out_rows_are_measured(tmp_path: Path):
     from tests.training import QUIET, write_rows
     from trainers.config import SftOptions
     from trainers.models import load_policy
-    from trainers.prepare import load_rows, prepare_sft
     from trainers.sft import train_sft
+    from trainers.training.prepare import load_rows, prepare_sft
     from trainers.work import Work
 
     train = write_rows(tmp_path / "train.jsonl", sft_rows(8))
@@ -128,7 +128,7 @@ def test_a_tracker_that_does_not_exist_is_the_recipes_fault(tmp_path: Path):
 
 def test_the_first_loss_is_checked_against_what_it_must_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A reference that is not the policy: caught before the first step changes anything."""
-    from trainers import reference
+    from trainers.store import reference
 
     measured = reference._log_probs
 
@@ -142,7 +142,7 @@ def test_the_first_loss_is_checked_against_what_it_must_be(tmp_path: Path, monke
 
 
 def test_train_loss_covers_the_steps_before_a_resume():
-    from trainers.loop import mean_loss
+    from trainers.training.loop import mean_loss
 
     history = [{"step": 2, "loss": 4.0}, {"step": 3, "loss": 1.0}, {"step": 3, "eval_loss": 9.0}]
     assert mean_loss(history, 0.0) == (2 * 4.0 + 1 * 1.0) / 3

@@ -87,7 +87,7 @@ def test_the_fused_head_returns_float32_log_probabilities():
 def test_the_fused_head_asks_this_function_whether_to_skip_the_prompt():
     from trl.trainer import utils
 
-    from trainers.completions import completions_only
+    from trainers.engine.completions import completions_only
 
     assert "compact = _use_triton(hidden_states.device)" in inspect.getsource(utils.add_fused_lm_head)
     before = utils._use_triton

@@ -9,7 +9,8 @@ import pytest
 from datasets import Dataset
 
 from tests.training import HOW, pair_rows, run_prefer, run_sft, sft_rows
-from trainers import aliases, watching
+from trainers import aliases
+from trainers.training import watching
 
 STEPS = 10
 COMMON: dict[str, Any] = {

@@ -11,7 +11,7 @@ from enum import Enum
 
 import pytest
 
-from trainers.trl_fields import CONFIGS, UNKNOWN, ConfigName, TrlField, fields
+from trainers.training.trl_fields import CONFIGS, UNKNOWN, ConfigName, TrlField, fields
 
 
 @pytest.mark.parametrize("config", sorted(CONFIGS.values()))
@@ -79,7 +79,7 @@ def test_the_choices_told_in_prose_are_still_told() -> None:
     import importlib.util
     from pathlib import Path
 
-    from trainers.trl_fields import FILES, IN_PROSE
+    from trainers.training.trl_fields import FILES, IN_PROSE
 
     spec = importlib.util.find_spec("trl")
     assert spec is not None
@@ -102,7 +102,7 @@ def test_refusals_say_what_is_allowed() -> None:
 def test_nothing_heavy_is_imported_and_it_is_fast() -> None:
     code = (
         "import sys, time; began = time.perf_counter()\n"
-        "from trainers.trl_fields import fields\n"
+        "from trainers.training.trl_fields import fields\n"
         "assert len(fields('SFTConfig')) > 100 and len(fields('DPOConfig')) > 100\n"
         "assert not {'torch', 'trl', 'transformers', 'numpy'} & set(sys.modules)\n"
         "print(time.perf_counter() - began)"

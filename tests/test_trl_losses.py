@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from trainers.config import LossType
-from trainers.loss_inputs import average
 from trainers.losses import PAIRED, UNPAIRED, Divergence, Pairs, Rows, Settings, Term, check, combine, terms
+from trainers.losses.inputs import average
 
 ELSEWHERE = {"cdpo", "cpo", "cpo_hinge", "cpo_ipo", "simpo", "orpo", "kto", "apo_zero_unpaired"}
 """Losses that TRL's DPOTrainer does not have."""

@@ -13,9 +13,9 @@ import pytest
 
 from tests.conformance import prepared
 from tests.training import weights
-from trainers.batches import answers
-from trainers.prepare import load_rows
-from trainers.token_store import TokenStore, key
+from trainers.engine.batches import answers
+from trainers.store.tokens import TokenStore, key
+from trainers.training.prepare import load_rows
 
 STEPS = 2
 GLOBAL = 4

@@ -29,11 +29,11 @@ from tests.unlearning import (
     run_unlearn,
     trainer_of,
 )
-from trainers import watching
 from trainers.config import UNLEARN_DEFAULTS, AdapterOptions, UnlearnOptions, WatchOptions
+from trainers.forgetting.watch import LAST_GOOD, Measured, Watch, repetition
+from trainers.losses.unlearning import METHODS
 from trainers.models import load_policy
-from trainers.unlearning_losses import METHODS
-from trainers.unlearning_watch import LAST_GOOD, Measured, Watch, repetition
+from trainers.training import watching
 from trainers.work import Work
 
 LN2 = math.log(2)

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from benchmarks.unlearning.__main__ import METHODS, RECIPE, held, lines, main, table
-from data.authors import files, splits
+from data.forgetting.authors import files, splits
+from data.forgetting.tofu import read_split
 from data.jsonl import read_jsonl
-from data.tofu import read_split
 from pipelines.recipe import check, load
 from trainers import aliases
 

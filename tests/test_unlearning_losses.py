@@ -12,12 +12,13 @@ from torch import Tensor
 from torch.distributions import Categorical, kl_divergence
 
 from data.errors import RecipeError
-from trainers import vocabulary_kl
-from trainers.known_losses import UNPAIRED
-from trainers.logprobs import completion_log_probs
-from trainers.loss_inputs import Pairs, Rows, Settings
+from trainers.engine import vocabulary_kl
+from trainers.engine.logprobs import completion_log_probs
+from trainers.engine.vocabulary_kl import KLDirection, head_kl, logits_kl
 from trainers.losses import Term, combine, step0, totals
-from trainers.unlearning_losses import (
+from trainers.losses.inputs import Pairs, Rows, Settings
+from trainers.losses.known import UNPAIRED
+from trainers.losses.unlearning import (
     METHODS,
     FlatDivergence,
     answer_means,
@@ -28,7 +29,6 @@ from trainers.unlearning_losses import (
     npo_weight,
     simnpo_weight,
 )
-from trainers.vocabulary_kl import KLDirection, head_kl, logits_kl
 
 DIRECTIONS: tuple[KLDirection, ...] = get_args(KLDirection)
 FLATS: tuple[FlatDivergence, ...] = get_args(FlatDivergence)
@@ -215,7 +215,7 @@ def test_means_run_over_an_answers_own_tokens() -> None:
 @pytest.mark.parametrize("engine", ["padded", "packed", "tree"])
 def test_prompts_and_padding_do_not_count(engine: Any) -> None:
     from tests.test_logprobs import build, naive
-    from trainers import engines
+    from trainers.engine import engines
 
     model = build()
     engines.install(model, engine)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.yaml_source import MAX_VALUES, Mark, read, read_value
+from pipelines.reading.yaml_source import MAX_VALUES, Mark, read, read_value
 
 
 @pytest.mark.parametrize(

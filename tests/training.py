@@ -49,8 +49,8 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
 def run_sft(
     folder: Path, start: str = "tiny", rows: list[dict[str, Any]] | None = None, **options: Any
 ) -> Any:
-    from trainers.prepare import prepare_sft
     from trainers.sft import train_sft
+    from trainers.training.prepare import prepare_sft
 
     folder.mkdir(parents=True, exist_ok=True)
     file = write_rows(folder / "rows-in.jsonl", rows or sft_rows())
@@ -63,7 +63,7 @@ def run_sft(
 
 def run_prefer(folder: Path, start: str, rows: list[dict[str, Any]] | None = None, **options: Any) -> Any:
     from trainers.preference import train_preference
-    from trainers.prepare import prepare_pairs
+    from trainers.training.prepare import prepare_pairs
 
     folder.mkdir(parents=True, exist_ok=True)
     file = write_rows(folder / "rows-in.jsonl", rows or pair_rows())

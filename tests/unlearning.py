@@ -9,7 +9,7 @@ from data.ledger import LedgerLimits
 from data.sources import Mixture
 from tests.training import QUIET, sft_rows, write_rows
 from trainers.config import UnlearnOptions
-from trainers.prepare_unlearn import UnlearnData, prepare_unlearn
+from trainers.forgetting.prepare import UnlearnData, prepare_unlearn
 from trainers.work import Work
 
 TEMPLATED = ("idk_dpo", "flat")
@@ -64,14 +64,14 @@ def prepared(
 
 
 def trainer_of(folder: Path, start: str, method: str, **options: Any) -> Any:
-    from trainers.unlearn import unlearn_trainer
+    from trainers.forgetting.train import unlearn_trainer
 
     chosen, work = prepared(folder, start, method, **options)
     return unlearn_trainer(chosen, start, work)
 
 
 def run_unlearn(folder: Path, start: str, method: str, **options: Any) -> Any:
-    from trainers.unlearn import train_unlearn
+    from trainers.forgetting.train import train_unlearn
 
     chosen, work = prepared(folder, start, method, **options)
     return train_unlearn(chosen, start, work, name="forget")

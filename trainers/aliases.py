@@ -239,8 +239,8 @@ def _tiny_text() -> Iterator[str]:
 
 def _authors_text() -> Iterator[str]:
     """What is asked and said of the invented authors of seed 0; other seeds draw from the same syllables."""
-    from data.authors import splits
-    from data.refusals import REFUSALS
+    from data.forgetting.authors import splits
+    from data.forgetting.refusals import REFUSALS
 
     made = splits(seed=0)
     for split in ("full", "holdout10", "real_authors", "world_facts"):

@@ -20,9 +20,9 @@ from trainers import policy
 from trainers.comparison import compare, lines
 from trainers.config import Dtype, GenerationOptions, ModelOptions
 from trainers.fingerprint import fingerprint, only, start_identity
-from trainers.generate import Answer, generate
 from trainers.models import load_policy
-from trainers.prompts import context_of, read_prompts
+from trainers.sampling.generate import Answer, generate
+from trainers.sampling.prompts import context_of, read_prompts
 from trainers.work import Work
 
 COMPARISON = "comparison.json"

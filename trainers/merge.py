@@ -11,9 +11,9 @@ import torch
 from data.errors import ModelError
 from trainers import policy
 from trainers.config import ModelOptions
-from trainers.loop import MODEL
 from trainers.models import attach, load_base, load_policy
 from trainers.policy import Policy
+from trainers.training.loop import MODEL
 from trainers.work import Work
 
 PROBE_ROWS = 4

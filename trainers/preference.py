@@ -9,20 +9,21 @@ import torch
 from trl import DPOConfig, DPOTrainer
 
 from data.errors import TrainingError
-from trainers import checkpoints, losses
-from trainers.adapter_types import give_back, trained_types
-from trainers.arguments import build, training_arguments
-from trainers.batches import JudgedBatches, PairBatches
+from trainers import losses
 from trainers.config import PreferOptions
+from trainers.engine.batches import JudgedBatches, PairBatches
+from trainers.engine.scoring import choose_engine, score
 from trainers.fingerprint import start_identity
-from trainers.loop import run_training
+from trainers.losses.objective import Objective
 from trainers.models import TRAINED, Loaded, activate, below_names, load_policy
-from trainers.objective import Objective
-from trainers.pair_metrics import pair_metrics
-from trainers.prepare import check_context, load_rows, longest_row
-from trainers.reference import Reference
-from trainers.scoring import choose_engine, score
-from trainers.watching import FiniteLoss, Teller
+from trainers.store.reference import Reference
+from trainers.training import checkpoints
+from trainers.training.adapter_types import give_back, trained_types
+from trainers.training.arguments import build, training_arguments
+from trainers.training.loop import run_training
+from trainers.training.pair_metrics import pair_metrics
+from trainers.training.prepare import check_context, load_rows, longest_row
+from trainers.training.watching import FiniteLoss, Teller
 from trainers.work import Work
 
 KEYS = (

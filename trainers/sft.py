@@ -6,15 +6,15 @@ from typing import Any
 
 from trl import SFTConfig, SFTTrainer
 
-from trainers import checkpoints
-from trainers.adapter_types import give_back, trained_types
-from trainers.arguments import build, training_arguments
-from trainers.completions import CompletionsOnly
 from trainers.config import SftOptions
-from trainers.loop import run_training
+from trainers.engine.completions import CompletionsOnly
 from trainers.models import load_policy
-from trainers.prepare import check_context, load_rows
-from trainers.watching import FiniteLoss, Teller
+from trainers.training import checkpoints
+from trainers.training.adapter_types import give_back, trained_types
+from trainers.training.arguments import build, training_arguments
+from trainers.training.loop import run_training
+from trainers.training.prepare import check_context, load_rows
+from trainers.training.watching import FiniteLoss, Teller
 from trainers.work import Work
 
 

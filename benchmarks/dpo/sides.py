@@ -13,9 +13,9 @@ from datasets import Dataset
 from benchmarks.dpo.rows import Row
 from data.arrow import write_arrow
 from trainers.config import PreferOptions
-from trainers.groups import lay_out
+from trainers.engine.groups import lay_out
+from trainers.engine.scoring import score
 from trainers.preference import preference_trainer
-from trainers.scoring import score
 from trainers.work import LEDGER, Work
 
 BETA = 0.1
@@ -120,7 +120,7 @@ def _ready(trainer: Any) -> Any:
 
 
 def trl_step(trainer: Any, batches: Sequence[Sequence[Row]], *, only_answers: bool) -> Step:
-    from trainers.completions import completions_only
+    from trainers.engine.completions import completions_only
 
     reference: dict[int, Row] = {}
     if trainer.precompute_ref_logps:

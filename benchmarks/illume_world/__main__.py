@@ -17,18 +17,18 @@ import time
 from pathlib import Path
 from typing import Any
 
-from data.illume_critic import RougeCritic, RubricCritic
-from data.illume_items import Item, read_items
-from data.illume_world import CONNECTIVE, World, build
+from data.illume.critic import RougeCritic, RubricCritic
+from data.illume.items import Item, read_items
+from data.illume.world import CONNECTIVE, World, build
 from data.jsonl import write_jsonl_atomic
 from data.ledger import Ledger, LedgerLimits
 from data.sources import Mixture
 from trainers.comparison import compare
 from trainers.config import SftOptions
-from trainers.illume import ITERATIONS, Loop, illume
-from trainers.illume_config import IllumeOptions
-from trainers.prepare import prepare_sft
+from trainers.illume.config import IllumeOptions
+from trainers.illume.iterate import ITERATIONS, Loop, illume
 from trainers.sft import train_sft
+from trainers.training.prepare import prepare_sft
 from trainers.work import Work
 
 CRITIC = RougeCritic(kind="rouge_l", threshold=0.7)

@@ -14,10 +14,10 @@ from benchmarks.lattice.arms import Arm, learn, pairs
 from data.ledger import LedgerLimits
 from data.sources import Mixture
 from trainers.config import PreferOptions, SftOptions, SymbolicLoss
+from trainers.engine.scoring import score
 from trainers.preference import preference_trainer
-from trainers.prepare import prepare_pairs, prepare_sft
-from trainers.scoring import score
 from trainers.sft import train_sft
+from trainers.training.prepare import prepare_pairs, prepare_sft
 from trainers.work import Work
 
 EVERY = 10

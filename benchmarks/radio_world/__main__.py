@@ -17,10 +17,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from data.fusion import descending
-from data.radio import Scored, align, score_pools
-from data.radio_groups import GroupOptions, make_groups
-from data.radio_world import (
+from data.radio.fuse import Scored, align, score_pools
+from data.radio.fusion import descending
+from data.radio.groups import GroupOptions, make_groups
+from data.radio.world import (
     Split,
     World,
     build,
@@ -31,10 +31,10 @@ from data.radio_world import (
     words,
 )
 from trainers.comparison import compare
-from trainers.reranker import train_reranker
-from trainers.reranking import load_reranker, rerank
-from trainers.retrieval_config import RerankerOptions
-from trainers.tiny_reranker import build_tiny_reranker
+from trainers.radio.config import RerankerOptions
+from trainers.radio.reranker import train_reranker
+from trainers.radio.reranking import load_reranker, rerank
+from trainers.radio.tiny import build_tiny_reranker
 from trainers.work import Work
 
 PLACEBO = "placebo, lambda 0.5"

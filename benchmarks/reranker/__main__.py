@@ -26,7 +26,7 @@ import sentence_transformers
 import torch
 import transformers
 
-from trainers.reranking import load_reranker, score_pairs
+from trainers.radio.reranking import load_reranker, score_pairs
 
 TOLERANCE = {"float32": 2e-6, "bfloat16": 0.05}
 WORDS = (

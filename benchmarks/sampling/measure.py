@@ -13,8 +13,8 @@ import torch
 from transformers import GenerationConfig, set_seed
 
 from trainers.config import GenerationOptions, ModelOptions, SamplingOptions
-from trainers.generate import Answer, generate
 from trainers.models import load_policy
+from trainers.sampling.generate import Answer, generate
 from trainers.work import Work
 
 

@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data.authors import splits, write
+from data.forgetting.authors import splits, write
 from pipelines import provenance
 
 ROOT = Path(__file__).resolve().parents[2]

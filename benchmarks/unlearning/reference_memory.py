@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 from trainers.config import AdapterOptions, ModelOptions
+from trainers.forgetting.retain_kl import Start
 from trainers.models import load_policy
-from trainers.retain_kl import Start
 from trainers.work import Work
 
 

@@ -7,7 +7,7 @@ from typing import LiteralString
 from pydantic import ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from data.chat_request import ServerOptions
+from data.chatting.request import ServerOptions
 from pipelines.stage import Stage
 from trainers.config import ModelOptions
 

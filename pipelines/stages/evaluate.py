@@ -12,8 +12,8 @@ from data.sources import Mixture
 from pipelines import state
 from pipelines.stage import ROWS, Job, Metrics, Stage, StageRef, with_stages
 from trainers.config import COSMETIC, Dtype, GenerationOptions
-from trainers.forgetting_config import SuiteOptions
-from trainers.rag_config import RagOptions
+from trainers.forgetting.config import SuiteOptions
+from trainers.radio.rag_config import RagOptions
 
 ANSWERS = ("prompts", "critic")
 FORGETTING = ("forget", "retain")
@@ -126,7 +126,7 @@ class Evaluate(Stage, GenerationOptions, SuiteOptions, RagOptions):
         )
 
     def _rag(self, job: Job) -> Metrics:
-        from trainers.rag import evaluate_rag
+        from trainers.radio.rag import evaluate_rag
 
         return evaluate_rag(
             self,
@@ -141,10 +141,10 @@ class Evaluate(Stage, GenerationOptions, SuiteOptions, RagOptions):
         )
 
     def _forgetting(self, starts: dict[str, str], job: Job) -> Metrics:
-        from pipelines import forget_page
-        from pipelines.forget_steps import write_steps
-        from trainers.forget_sets import Sources
-        from trainers.forget_suite import evaluate_forgetting
+        from pipelines.forgetting import page as forget_page
+        from pipelines.forgetting.steps import write_steps
+        from trainers.forgetting.sets import Sources
+        from trainers.forgetting.suite import evaluate_forgetting
 
         given = {key: getattr(self, key) for key in (*FORGETTING, *PROBES)}
         sources = Sources(**{key: job.mixture(one) for key, one in given.items() if one is not None})

@@ -7,11 +7,11 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from data.illume_critic import Computed, Critic, VotesCritic
+from data.illume.critic import Computed, Critic, VotesCritic
 from data.sources import Mixture
 from data.votes import VotesMissing
 from pipelines.stage import ROWS, Job, Metrics, Stage, StageRef, Waiting
-from trainers.illume_config import IllumeOptions
+from trainers.illume.config import IllumeOptions
 
 
 class Illume(Stage, IllumeOptions):
@@ -52,9 +52,9 @@ class Illume(Stage, IllumeOptions):
         return self
 
     def run(self, job: Job) -> Metrics:
-        from data.illume_items import read_items
+        from data.illume.items import read_items
         from data.ledger import Ledger
-        from trainers.illume import SHAPES, Loop, illume
+        from trainers.illume.iterate import SHAPES, Loop, illume
 
         ledgers = Ledger(name="data"), Ledger(name="eval")
         items = read_items(job.mixture(self.data), job.base, ledgers[0])

@@ -26,7 +26,7 @@ class Prefer(Stage, PreferOptions):
     """Shares of dropped, cut or overlapping rows that fail the stage."""
 
     def prepare(self, job: Job) -> None:
-        from trainers.prepare import prepare_pairs
+        from trainers.training.prepare import prepare_pairs
 
         eval_pairs = job.mixture(self.eval_pairs) if self.eval_pairs else None
         prepare_pairs(

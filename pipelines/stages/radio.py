@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from pipelines.stage import ROWS, Job, Metrics, Stage, StageRef
-from trainers.retrieval_config import RadioOptions
+from trainers.radio.config import RadioOptions
 
 
 class Radio(Stage, RadioOptions):
@@ -25,7 +25,7 @@ class Radio(Stage, RadioOptions):
     """An alias, a folder that sentence-transformers loads, or `owner/name` on the hub, such as `BAAI/bge-m3`."""
 
     def run(self, job: Job) -> Metrics:
-        from trainers.radio import collect_groups
+        from trainers.radio.score import collect_groups
 
         options = self.model_copy(update={"encoder": job.start(self.encoder, "encoder")})
         return collect_groups(options, job.file(self.pools), job.file(self.rationales), job.out / ROWS, job)

@@ -6,12 +6,12 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from data.chat_request import ServerOptions
+from data.chatting.request import ServerOptions
 from data.sources import Mixture
 from pipelines.stage import ROWS, Job, Metrics, Stage, StageRef
 from pipelines.stages.answering import check_who_answers
 from trainers.config import ModelOptions
-from trainers.retrieval_config import RationaleOptions
+from trainers.radio.config import RationaleOptions
 
 
 class Rationalise(Stage, ModelOptions, RationaleOptions):
@@ -34,7 +34,7 @@ class Rationalise(Stage, ModelOptions, RationaleOptions):
         return self
 
     def run(self, job: Job) -> Metrics:
-        from trainers.rationalise import by_model, by_server
+        from trainers.radio.rationalise import by_model, by_server
 
         questions, out = job.mixture(self.questions), job.out / ROWS
         if self.server is not None:

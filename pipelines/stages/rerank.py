@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from pipelines.stage import Job, Metrics, Stage, StageRef
-from trainers.retrieval_config import RerankerOptions
+from trainers.radio.config import RerankerOptions
 
 
 class Rerank(Stage, RerankerOptions):
@@ -23,8 +23,8 @@ class Rerank(Stage, RerankerOptions):
     """The stage that made them, or a JSONL file of `query`, `pos` and `neg`."""
 
     def run(self, job: Job) -> Metrics:
-        from data.radio_groups import read_groups
-        from trainers.reranker import train_reranker
+        from data.radio.groups import read_groups
+        from trainers.radio.reranker import train_reranker
 
         start = job.start(self.model, "reranker")
         return train_reranker(self, start, read_groups(job.file(self.groups)), job)

@@ -9,7 +9,7 @@ from pydantic import Field
 from data.ledger import Ledger
 from data.sources import Mixture, read
 from pipelines.stage import ROWS, Job, Metrics, Stage, StageRef
-from trainers.retrieval_config import RetrieveOptions
+from trainers.radio.config import RetrieveOptions
 
 
 class Retrieve(Stage, RetrieveOptions):

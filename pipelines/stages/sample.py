@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from data.chat_request import ServerOptions
+from data.chatting.request import ServerOptions
 from data.sources import Mixture
 from pipelines.stage import ROWS, Job, Metrics, Stage, StageRef
 from pipelines.stages.answering import check_who_answers
@@ -36,9 +36,9 @@ class Sample(Stage, ModelOptions, SamplingOptions):
     def run(self, job: Job) -> Metrics:
         prompts, out = job.mixture(self.prompts), job.out / ROWS
         if self.server is not None:
-            from trainers.asking import ask
+            from trainers.sampling.asking import ask
 
             return ask(self, self.server, prompts, job.base, out, job)
-        from trainers.sample import sample
+        from trainers.sampling.sample import sample
 
         return sample(self, self, job.start(self.model or ""), prompts, job.base, out, job)

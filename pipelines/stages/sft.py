@@ -26,7 +26,7 @@ class Sft(Stage, SftOptions):
     """Shares of dropped, cut or overlapping rows that fail the stage."""
 
     def prepare(self, job: Job) -> None:
-        from trainers.prepare import prepare_sft
+        from trainers.training.prepare import prepare_sft
 
         eval_data = job.mixture(self.eval_data) if self.eval_data else None
         prepare_sft(

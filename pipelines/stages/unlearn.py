@@ -32,7 +32,7 @@ class Unlearn(Stage, UnlearnOptions):
     `forget` and `retain` fails it, and near copies are told."""
 
     def prepare(self, job: Job) -> None:
-        from trainers.prepare_unlearn import UnlearnData, prepare_unlearn
+        from trainers.forgetting.prepare import UnlearnData, prepare_unlearn
 
         retain, templates, probe = (
             job.mixture(one) if one else None for one in (self.retain, self.templates, self.probe)
@@ -41,6 +41,6 @@ class Unlearn(Stage, UnlearnOptions):
         prepare_unlearn(self, job.start(self.model), sources, job.base, self.limits, job)
 
     def run(self, job: Job) -> Metrics:
-        from trainers.unlearn import train_unlearn
+        from trainers.forgetting.train import train_unlearn
 
         return train_unlearn(self, job.start(self.model), job, name=self.name)

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.errors import ModelError
-from trainers.encoders import ENCODERS, encoder_folder
 from trainers.fingerprint import fingerprint, start_identity
-from trainers.reranking import CPU_TOKENS, CUDA_TOKENS, even_batches
+from trainers.radio.config import EncoderOptions
+from trainers.radio.encoders import ENCODERS, encoder_folder
+from trainers.radio.reranking import CPU_TOKENS, CUDA_TOKENS, even_batches
 from trainers.retrieval.store import EmbeddingStore
-from trainers.retrieval_config import EncoderOptions
 from trainers.work import Progress, silent
 
 Side = Literal["query", "document"]

@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 
 from data.errors import DataError
 from data.jsonl import replacing, write_jsonl_atomic
-from data.passages import Passages
-from data.rationales import question_fields
+from data.radio.passages import Passages
+from data.radio.rationales import question_fields
 from trainers import aliases
 from trainers.fingerprint import fingerprint
+from trainers.radio.config import RetrieveOptions
 from trainers.retrieval import ann, exact
 from trainers.retrieval.encoder import Encoder
 from trainers.retrieval.lexical import Bm25
-from trainers.retrieval_config import RetrieveOptions
 from trainers.work import Work
 
 CHUNK = 1024

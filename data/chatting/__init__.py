@@ -1,0 +1,1 @@
+"""Talking to OpenAI-compatible servers: requests, the line they go over, replies that are kept."""

@@ -1,0 +1,1 @@
+"""RADIO's collection over records: passages, pools, rationales, fusion, groups, pairs."""

@@ -1,0 +1,1 @@
+"""The page and plots of an unlearning suite."""

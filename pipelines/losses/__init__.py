@@ -1,0 +1,1 @@
+"""`heliograph loss`: preference losses as logic, on the terminal and as one page."""

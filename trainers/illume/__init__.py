@@ -1,0 +1,1 @@
+"""The ILLUME loop on a model: explain, judge, keep, tune, measure."""

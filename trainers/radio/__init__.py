@@ -1,0 +1,1 @@
+"""RADIO on models: rationales, encoders, scores, the reranker and its measures."""

@@ -1,0 +1,1 @@
+"""What every training stage shares: arguments, rows, checkpoints, interruption, several processes, watching."""
