@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from tests.test_groups import random_groups
 from trainers import aliases
-from trainers.engine import engines, logprobs, segment_attention
+from trainers.engine import engines, segment_attention, tiles
 from trainers.engine.groups import lay_out
 from trainers.engine.logprobs import completion_log_probs, head_log_probs, sums
 
@@ -315,7 +315,7 @@ def test_trl_and_the_engine_share_a_model():
 @pytest.mark.parametrize("softcap", [None, 1.5])
 @pytest.mark.parametrize("scale", [1.0, 0.3])
 def test_the_head_in_pieces_is_the_head(monkeypatch: Any, scale: float, softcap: float | None, learns: bool):
-    monkeypatch.setattr(logprobs, "_pieces", lambda n, *_: [slice(i, min(i + 3, n)) for i in range(0, n, 3)])
+    monkeypatch.setattr(tiles, "pieces", lambda n, *_: [slice(i, min(i + 3, n)) for i in range(0, n, 3)])
     torch.manual_seed(0)
     hidden = torch.randn(11, 8, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(23, 8, dtype=torch.float64, requires_grad=learns)
@@ -337,7 +337,7 @@ def test_the_head_in_pieces_is_the_head(monkeypatch: Any, scale: float, softcap:
 
 def test_pieces_cover_every_row_once():
     for count, vocabulary in ((0, 100), (1, 100), (1000, 100), (1000, 49152), (100, 256_000)):
-        pieces = logprobs._pieces(count, vocabulary, torch.device("cpu"))
+        pieces = tiles.pieces(count, vocabulary, torch.device("cpu"))
         assert [i for piece in pieces for i in range(piece.start, piece.stop)] == list(range(count))
         assert all(piece.stop - piece.start <= 256 for piece in pieces)
 

@@ -348,6 +348,15 @@ def test_a_default_that_goes_nowhere_is_noticed(read: Check) -> None:
     )
 
 
+def test_settings_of_an_adapter_that_nobody_trains_are_noticed(read: Check) -> None:
+    text = "defaults: {lora_r: 8}\nstages: [{name: m, kind: sft, model: tiny, data: o/n, lora_alpha: 4}]\n"
+    assert good(read(text)).notices == (
+        good(read(text)).notices[0].partition("r.yaml")[0]
+        + "r.yaml:2:55: stages.m.lora_alpha: no effect without an adapter: `use_peft: true` trains one",
+    )
+    assert good(read(text.replace("lora_alpha: 4", "lora_alpha: 4, use_peft: true"))).notices == ()
+
+
 # Overrides.
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributions import Categorical, kl_divergence
 
 from data.errors import RecipeError
-from trainers.engine import vocabulary_kl
+from trainers.engine import tiles, vocabulary_kl
 from trainers.engine.logprobs import completion_log_probs
 from trainers.engine.vocabulary_kl import KLDirection, head_kl, logits_kl
 from trainers.losses import Term, combine, step0, totals
@@ -329,7 +329,7 @@ def test_kl_in_pieces_is_the_kl(
         def cut(count: int, vocabulary: int, device: object, size: int = size) -> list[slice]:
             return [slice(i, min(i + size, count)) for i in range(0, count, size)]
 
-        monkeypatch.setattr(vocabulary_kl, "_pieces", cut)
+        monkeypatch.setattr(tiles, "pieces", cut)
         found = kl(of, direction, scale, softcap)
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
         ours = torch.autograd.grad(found @ upstream, [of[name] for name in wanted])
@@ -382,7 +382,7 @@ def test_memory_does_not_grow_with_the_rows(direction: KLDirection, monkeypatch:
         return true(rows, *more)
 
     monkeypatch.setattr(vocabulary_kl, "_divergence", watching)
-    monkeypatch.setattr(vocabulary_kl, "_pieces", lambda n, v, d: [slice(i, i + 32) for i in range(0, n, 32)])
+    monkeypatch.setattr(tiles, "pieces", lambda n, v, d: [slice(i, i + 32) for i in range(0, n, 32)])
     hidden, weight = of["hidden"].requires_grad_(), of["weight"].requires_grad_()
     found = head_kl(hidden, weight, of["ref_hidden"], of["ref_weight"], direction)
     kept = [t for t in found.grad_fn.saved_tensors if t is not None]  # pyright: ignore

@@ -11,6 +11,7 @@ from data.errors import ModelError
 from trainers import aliases, attention, policy
 from trainers.config import AdapterOptions, ModelOptions
 from trainers.policy import Policy
+from trainers.quantization import in_words, quantization_asked
 from trainers.work import Work
 
 if TYPE_CHECKING:
@@ -121,17 +122,19 @@ _HUB_WAY_OUT = (
 
 def _resolve(found: Policy, options: ModelOptions, work: Work, *, exact: bool, in_full: bool) -> Policy:
     """Fill in what was left to `auto`, and refuse what would silently make another policy of it."""
-    asked = _quantization(options)
+    if options.load_in_4bit and options.load_in_8bit:
+        raise ModelError("load_in_4bit and load_in_8bit are both set", way_out="Keep one of them.")
+    asked = quantization_asked(options)
     bound = bool(found.adapters) or exact
     if found.home is not None and asked is not None and asked != (found.quantization or {}) and bound:
         raise ModelError(
-            f"the policy was made on {_describe(found.quantization)}, and would start on {_describe(asked)}: "
+            f"the policy was made on {in_words(found.quantization)}, and would start on {in_words(asked)}: "
             "another policy than that stage produced",
             where=str(found.home),
             way_out="Leave load_in_4bit and load_in_8bit out, set them on the earlier stage too, "
             "or put a `merge` stage between.",
         )
-    quantization = found.quantization if asked is None else (asked or None)
+    chosen = found.quantization if asked is None else (asked or None)
     dtype, why = options.dtype, "asked for"
     if found.dtype != "auto":
         if options.dtype not in ("auto", found.dtype) and bound:
@@ -147,7 +150,7 @@ def _resolve(found: Policy, options: ModelOptions, work: Work, *, exact: bool, i
         # Small steps vanish in the rounding of 16-bit weights; mixed precision trains float32 ones as fast.
         dtype, why = ("float32", "weights that are trained") if in_full else _best_dtype()
     work.choose("dtype", dtype, why)
-    return replace(found, dtype=dtype, quantization=quantization)
+    return replace(found, dtype=dtype, quantization=chosen)
 
 
 def _best_dtype() -> tuple[str, str]:
@@ -160,36 +163,12 @@ def _best_dtype() -> tuple[str, str]:
     return "float32", "no GPU"
 
 
-def _quantization(options: ModelOptions) -> dict[str, object] | None:
-    """None: nothing was asked; {}: plain weights were asked for; else bitsandbytes' settings."""
-    if options.load_in_4bit and options.load_in_8bit:
-        raise ModelError("load_in_4bit and load_in_8bit are both set", way_out="Keep one of them.")
-    if options.load_in_4bit:
-        return {
-            "load_in_4bit": True,
-            "bnb_4bit_quant_type": options.bnb_4bit_quant_type,
-            "bnb_4bit_use_double_quant": options.use_bnb_nested_quant,
-            "bnb_4bit_quant_storage": options.bnb_4bit_quant_storage,
-        }
-    if options.load_in_8bit:
-        return {"load_in_8bit": True}
-    if options.load_in_4bit is False or options.load_in_8bit is False:
-        return {}
-    return None
-
-
-def _describe(quantization: dict[str, object] | None) -> str:
-    if not quantization:
-        return "plain weights"
-    return "4-bit weights" if quantization.get("load_in_4bit") else "8-bit weights"
-
-
 def _check_trainable(found: Policy, train: AdapterOptions, start: str) -> None:
     if train.use_peft:
         return
     if found.quantization:
         raise ModelError(
-            f"{_describe(found.quantization)} cannot be trained in full",
+            f"{in_words(found.quantization)} cannot be trained in full",
             where=start,
             way_out="Write `use_peft: true`, or put a `merge` stage between.",
         )

@@ -9,6 +9,7 @@ from typing import Any, Literal, cast, get_args, get_origin
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from data import described
 from data.sources import Mixture
 from pipelines.reading.faults import Trail, did_you_mean, listed, nearest, show
 from pipelines.reading.shapes import Shape, at, child, describe, field_shapes, misfits, model_for, models
@@ -141,6 +142,8 @@ def _sentence(
     if what == "extra_forbidden":
         return _unknown(kind, model, str(place[-1]), top=len(place) == 1), True
     if what == "missing":
+        if model:
+            described.describe(model)
         field = model.model_fields.get(str(place[-1])) if model else None
         about = field.description if field and field.description else ""
         return f"missing: `{place[-1]}:`, {about[:1].lower()}{about[1:]}".rstrip(" .,"), False

@@ -15,8 +15,7 @@ from pipelines.stages.sft import Sft
 from pipelines.stages.unlearn import Unlearn
 from trainers import policy
 from trainers.config import AdapterOptions, ModelOptions
-
-Quantization = dict[str, object]
+from trainers.quantization import Quantization, in_words, quantization_asked
 
 
 @dataclass(frozen=True)
@@ -88,11 +87,11 @@ def _loaded(tree: Tree, one: Placed, stage: ModelOptions, start: Known) -> Known
     if one.wrong & {"load_in_4bit", "load_in_8bit", "dtype", "model"}:
         return Known(adapters=start.adapters)
     key = "load_in_4bit" if stage.load_in_4bit is not None else "load_in_8bit"
-    asked = _quantization(stage)
+    asked = quantization_asked(stage)
     # Preference and unlearning measure their reference on what they load; an adapter fits only what it was trained on.
     bound = start.made and (start.adapters or isinstance(stage, (Prefer, Unlearn)))
     if bound and asked is not None and start.quantization is not None and asked != start.quantization:
-        was, would = _words(start.quantization), _words(asked)
+        was, would = in_words(start.quantization), in_words(asked)
         if was == would:
             would = "other settings of it"
         message = (
@@ -112,33 +111,13 @@ def _loaded(tree: Tree, one: Placed, stage: ModelOptions, start: Known) -> Known
     )
 
 
-def _quantization(stage: ModelOptions) -> Quantization | None:
-    """As trainers.models reads it; None: nothing was asked for."""
-    if stage.load_in_4bit:
-        return {
-            "load_in_4bit": True,
-            "bnb_4bit_quant_type": stage.bnb_4bit_quant_type,
-            "bnb_4bit_use_double_quant": stage.use_bnb_nested_quant,
-            "bnb_4bit_quant_storage": stage.bnb_4bit_quant_storage,
-        }
-    if stage.load_in_8bit:
-        return {"load_in_8bit": True}
-    return {} if stage.load_in_4bit is False or stage.load_in_8bit is False else None
-
-
-def _words(quantization: Quantization) -> str:
-    if not quantization:
-        return "plain weights"
-    return "4-bit weights" if quantization.get("load_in_4bit") else "8-bit weights"
-
-
 def _check_full(tree: Tree, one: Placed, stage: AdapterOptions, start: Known, now: Known) -> None:
     if "model" in one.wrong:
         return
     place = one.at("use_peft") if "use_peft" in one.values else one.at("model")
     if now.quantization:
         key = next((k for k in ("load_in_4bit", "load_in_8bit") if one.values.get(k)), None)
-        message = f"{_words(now.quantization)} cannot be trained in full: write `use_peft: true`"
+        message = f"{in_words(now.quantization)} cannot be trained in full: write `use_peft: true`"
         if key is None:
             message += ", or put a `merge` stage between"
         tree.fault(one.at(key) if key else place, message)

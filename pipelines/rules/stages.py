@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import cast
+from typing import Any, cast
 
 from pipelines.reading.stage_values import Placed
 from pipelines.reading.tree import Tree
@@ -14,7 +14,7 @@ from pipelines.stages.prefer import Prefer
 from pipelines.stages.sample import Sample
 from pipelines.stages.sft import Sft
 from pipelines.stages.unlearn import Unlearn
-from trainers.config import SMOOTHED, ModelOptions, TrainingOptions
+from trainers.config import SMOOTHED, AdapterOptions, ModelOptions, TrainingOptions
 
 Finding = tuple[tuple[str, ...], str, tuple[str, ...]]
 """The keys that do not go together, what is wrong, and the path it is told at."""
@@ -27,6 +27,8 @@ def check_combinations(tree: Tree, placed: list[Placed], names: Mapping[str, int
             # What was refused already has its default here, and a default is nobody's contradiction.
             if not one.wrong & set(keys):
                 tree.fault(one.at(*path), message)
+        if isinstance(one.stage, AdapterOptions):
+            _without_adapter(tree, one, one.stage)
         if isinstance(one.stage, Prefer):
             check_stated(tree, one)
         stage = one.stage
@@ -37,6 +39,16 @@ def check_combinations(tree: Tree, placed: list[Placed], names: Mapping[str, int
             if sampled.stage.num_return_sequences < 2:
                 message = f"`{stage.name}` makes pairs of these answers: a pair needs at least 2"
                 tree.fault(sampled.at("num_return_sequences"), message)
+
+
+def _without_adapter(tree: Tree, one: Placed, stage: AdapterOptions) -> None:
+    """Settings of an adapter that is not trained: given on the stage itself, they would be read by nobody."""
+    if stage.use_peft or "use_peft" in one.wrong:
+        return
+    own = cast("Mapping[str, Any]", tree.value["stages"][one.index])
+    for key in AdapterOptions.model_fields:
+        if key != "use_peft" and key in own:
+            tree.notice(one.at(key), "no effect without an adapter: `use_peft: true` trains one")
 
 
 def _findings(stage: Stage) -> Iterator[Finding]:

@@ -52,7 +52,7 @@ def answers(row: Mapping[str, Any]) -> Answers:
 
 
 @dataclass
-class _Groups:
+class Groups:
     """The groups of a batch; with `merge`, a prompt stands once, and so does an answer to it."""
 
     merge: bool
@@ -102,7 +102,7 @@ class PairBatches:
     """A pair of weight n among a prompt's pairs stands there n times, as its rows did: for losses without weights."""
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> Batch:
-        groups = _Groups(self.engine == "tree")
+        groups = Groups(self.engine == "tree")
         sides: list[tuple[tuple[int, int], tuple[int, int]]] = []
         weights: list[float] = []
         for row in rows:
@@ -172,7 +172,7 @@ class JudgedBatches:
     reference: Tokens | None = None
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> Batch:
-        groups = _Groups(self.engine == "tree")
+        groups = Groups(self.engine == "tree")
         own: list[tuple[int, int]] = []
         others: list[tuple[int, int]] = []
         for row in rows:

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from data.errors import ModelError
+from trainers.engine import tiles
 from trainers.engine.groups import Group, Layout, lay_out
 
 
@@ -149,43 +150,12 @@ def head_log_probs(
     device = hidden.device.type
     narrow = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
     learns = torch.is_grad_enabled() and (weight.requires_grad or (bias is not None and bias.requires_grad))
-    how = _How(scale, softcap, narrow, torch.is_grad_enabled() and hidden.requires_grad)
+    how = tiles.How(scale, softcap, narrow, torch.is_grad_enabled() and hidden.requires_grad)
     with torch.autocast(device, enabled=False):
         return (_LearningHead if learns else _FrozenHead).apply(hidden, weight, bias, targets, how)  # pyright: ignore
 
 
-class _How(NamedTuple):
-    scale: float
-    softcap: float | None
-    narrow: torch.dtype
-    """Of the matrix products."""
-    form: bool
-    """Whether the gradient of a frozen head will be asked for."""
-
-
-def _wide(narrow: torch.dtype) -> torch.dtype:
-    return torch.float64 if narrow == torch.float64 else torch.float32
-
-
-def _log_softmax(
-    rows: Tensor, weight: Tensor, bias: Tensor | None, how: _How
-) -> tuple[Tensor, Tensor | None]:
-    """All log-probabilities of some rows, and the slope of the soft cap where there is one."""
-    logits = torch.mm(rows.to(how.narrow), weight.t())
-    if bias is not None:
-        logits += bias
-    logits = logits.to(_wide(how.narrow))
-    if how.scale != 1:
-        logits *= how.scale
-    slope = None
-    if how.softcap is not None:
-        bent = torch.tanh(logits / how.softcap)
-        slope = 1 - bent * bent
-        logits = bent * how.softcap
-    return torch.log_softmax(logits, dim=-1), slope
-
-
-def _downhill(logps: Tensor, slope: Tensor | None, targets: Tensor, how: _How) -> Tensor:
+def _downhill(logps: Tensor, slope: Tensor | None, targets: Tensor, how: tiles.How) -> Tensor:
     """Minus the gradient of each row's log-probability by its projection; overwrites `logps`.
 
     One matrix, softmax minus one-hot: for a likely token the difference of two products would cancel to nothing.
@@ -197,33 +167,20 @@ def _downhill(logps: Tensor, slope: Tensor | None, targets: Tensor, how: _How) -
     return back.mul_(how.scale) if how.scale != 1 else back
 
 
-def _product(left: Tensor, right: Tensor) -> Tensor:
-    """Not rounded to half precision where the device can leave that out: pieces add up in the wide type."""
-    if left.device.type == "cuda" and left.dtype in (torch.bfloat16, torch.float16):
-        return torch.mm(left, right, out_dtype=torch.float32)
-    return torch.mm(left, right)
-
-
-def _pieces(count: int, vocabulary: int, device: torch.device) -> list[slice]:
-    """Rows whose logits stay in cache on a CPU, and in a gigabyte on a GPU, whatever the vocabulary."""
-    most = max(16, 2**28 // vocabulary) if device.type == "cuda" else min(256, max(16, 2**24 // vocabulary))
-    return [slice(i, min(i + most, count)) for i in range(0, count, most)]
-
-
 class _FrozenHead(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, how: _How
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, how: tiles.How
     ) -> Tensor:
         weight, bias = weight.to(how.narrow), None if bias is None else bias.to(how.narrow)
-        found = hidden.new_empty(len(hidden), dtype=_wide(how.narrow))
+        found = hidden.new_empty(len(hidden), dtype=tiles.wide(how.narrow))
         uphill = torch.empty_like(hidden) if how.form else None
-        for piece in _pieces(len(hidden), len(weight), hidden.device):
-            logps, slope = _log_softmax(hidden[piece], weight, bias, how)
+        for piece in tiles.pieces(len(hidden), len(weight), hidden.device):
+            logps, slope = tiles.log_softmax(hidden[piece], weight, bias, how)
             found[piece] = logps.gather(1, targets[piece, None])[:, 0]
             if uphill is not None:
                 back = _downhill(logps, slope, targets[piece], how)
-                uphill[piece] = _product(back.to(how.narrow), weight).neg_()
+                uphill[piece] = tiles.product(back.to(how.narrow), weight).neg_()
         ctx.save_for_backward(uphill)
         return found
 
@@ -237,36 +194,29 @@ class _FrozenHead(torch.autograd.Function):
 class _LearningHead(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, how: _How
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, how: tiles.How
     ) -> Tensor:
         ctx.save_for_backward(hidden, weight, bias, targets)
         ctx.how = how
-        return _FrozenHead.forward(_Nowhere(), hidden, weight, bias, targets, how._replace(form=False))
+        return _FrozenHead.forward(tiles.Nowhere(), hidden, weight, bias, targets, how._replace(form=False))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         hidden, weight, bias, targets = ctx.saved_tensors
-        how: _How = ctx.how
+        how: tiles.How = ctx.how
         slim, slim_bias = weight.to(how.narrow), None if bias is None else bias.to(how.narrow)
-        wide = _wide(how.narrow)
+        wide = tiles.wide(how.narrow)
         to_hidden = torch.empty_like(hidden)
         to_weight = torch.zeros_like(weight, dtype=wide)
         to_bias = None if bias is None else torch.zeros_like(bias, dtype=wide)
-        for piece in _pieces(len(hidden), len(weight), hidden.device):
-            logps, slope = _log_softmax(hidden[piece], slim, slim_bias, how)
+        for piece in tiles.pieces(len(hidden), len(weight), hidden.device):
+            logps, slope = tiles.log_softmax(hidden[piece], slim, slim_bias, how)
             back = _downhill(logps, slope, targets[piece], how).mul_(-upstream[piece, None])
             thin = back.to(how.narrow)
-            to_hidden[piece] = _product(thin, slim)
-            to_weight += _product(thin.t(), hidden[piece].to(how.narrow))
+            to_hidden[piece] = tiles.product(thin, slim)
+            to_weight += tiles.product(thin.t(), hidden[piece].to(how.narrow))
             if to_bias is not None:
                 to_bias += back.sum(0)
         grad_bias = None if to_bias is None or bias is None else to_bias.to(bias.dtype)
         return to_hidden, to_weight.to(weight.dtype), grad_bias, None, None
-
-
-class _Nowhere:
-    """Stands in for autograd's context where nothing is to be kept."""
-
-    def save_for_backward(self, *tensors: Any) -> None:
-        pass

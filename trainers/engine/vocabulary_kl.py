@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from data.errors import RecipeError
-from trainers.engine.logprobs import _How, _log_softmax, _Nowhere, _pieces, _product, _wide
+from trainers.engine import tiles
 
 KLDirection = Literal["reference_to_policy", "policy_to_reference"]
 """`reference_to_policy` is KL(reference || policy), the expectation under the reference, as open-unlearning computes;
@@ -52,7 +52,7 @@ def head_kl(
     device = hidden.device.type
     narrow = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
     learns = torch.is_grad_enabled() and (weight.requires_grad or (bias is not None and bias.requires_grad))
-    how = _How(scale, softcap, narrow, torch.is_grad_enabled() and hidden.requires_grad)
+    how = tiles.How(scale, softcap, narrow, torch.is_grad_enabled() and hidden.requires_grad)
     reference = _Reference(
         ref_hidden.detach(), ref_weight.detach(), None if ref_bias is None else ref_bias.detach()
     )
@@ -86,11 +86,11 @@ def _divergence(
     bias: Tensor | None,
     reference: _Reference,
     direction: str,
-    how: _How,
+    how: tiles.How,
 ) -> tuple[Tensor, Tensor]:
     """KL of some rows, and its gradient by the policy's projections."""
-    logps, slope = _log_softmax(rows, weight, bias, how)
-    ref, _ = _log_softmax(ref_rows, reference.weight, reference.bias, how)
+    logps, slope = tiles.log_softmax(rows, weight, bias, how)
+    ref, _ = tiles.log_softmax(ref_rows, reference.weight, reference.bias, how)
     if direction == "reference_to_policy":
         mass = ref.exp()
         found = ref.sub_(logps).mul_(mass).sum(-1)
@@ -107,7 +107,7 @@ def _divergence(
 
 def _pieces_of_two(hidden: Tensor, weight: Tensor) -> list[slice]:
     # Two heads, and three or four matrices of their size at once, where `head_log_probs` has one or two.
-    return _pieces(len(hidden), 3 * len(weight), hidden.device)
+    return tiles.pieces(len(hidden), 3 * len(weight), hidden.device)
 
 
 class _FrozenHead(torch.autograd.Function):
@@ -119,18 +119,18 @@ class _FrozenHead(torch.autograd.Function):
         bias: Tensor | None,
         reference: _Reference,
         direction: str,
-        how: _How,
+        how: tiles.How,
     ) -> Tensor:
         weight, bias = weight.to(how.narrow), None if bias is None else bias.to(how.narrow)
         reference = reference.to(how.narrow)
-        found = hidden.new_empty(len(hidden), dtype=_wide(how.narrow))
+        found = hidden.new_empty(len(hidden), dtype=tiles.wide(how.narrow))
         uphill = torch.empty_like(hidden) if how.form else None
         for piece in _pieces_of_two(hidden, weight):
             found[piece], back = _divergence(
                 hidden[piece], reference.hidden[piece], weight, bias, reference, direction, how
             )
             if uphill is not None:
-                uphill[piece] = _product(back.to(how.narrow), weight)
+                uphill[piece] = tiles.product(back.to(how.narrow), weight)
         ctx.save_for_backward(uphill)
         return found
 
@@ -150,21 +150,21 @@ class _LearningHead(torch.autograd.Function):
         bias: Tensor | None,
         reference: _Reference,
         direction: str,
-        how: _How,
+        how: tiles.How,
     ) -> Tensor:
         ctx.save_for_backward(hidden, weight, bias, *reference)
         ctx.direction, ctx.how = direction, how
         plain = how._replace(form=False)
-        return _FrozenHead.forward(_Nowhere(), hidden, weight, bias, reference, direction, plain)
+        return _FrozenHead.forward(tiles.Nowhere(), hidden, weight, bias, reference, direction, plain)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         hidden, weight, bias, *kept = ctx.saved_tensors
-        how: _How = ctx.how
+        how: tiles.How = ctx.how
         reference = _Reference(*kept).to(how.narrow)
         slim, slim_bias = weight.to(how.narrow), None if bias is None else bias.to(how.narrow)
-        wide = _wide(how.narrow)
+        wide = tiles.wide(how.narrow)
         to_hidden = torch.empty_like(hidden)
         to_weight = torch.zeros_like(weight, dtype=wide)
         to_bias = None if bias is None else torch.zeros_like(bias, dtype=wide)
@@ -174,8 +174,8 @@ class _LearningHead(torch.autograd.Function):
             )
             back *= upstream[piece, None]
             thin = back.to(how.narrow)
-            to_hidden[piece] = _product(thin, slim)
-            to_weight += _product(thin.t(), hidden[piece].to(how.narrow))
+            to_hidden[piece] = tiles.product(thin, slim)
+            to_weight += tiles.product(thin.t(), hidden[piece].to(how.narrow))
             if to_bias is not None:
                 to_bias += back.sum(0)
         grad_bias = None if to_bias is None or bias is None else to_bias.to(bias.dtype)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import Sampler
 
-from trainers.engine.batches import Answers, Batch, Tokens, _Groups
+from trainers.engine.batches import Answers, Batch, Groups, Tokens
 from trainers.engine.groups import Engine, Layout, lay_out
 from trainers.engine.logprobs import sums
 from trainers.engine.scoring import Scored
@@ -94,7 +94,7 @@ class ForgetBatches:
     reference: Tokens | None = None
 
     def __call__(self, rows: Sequence[Any]) -> Batch:
-        groups = _Groups(self.engine == "tree")
+        groups = Groups(self.engine == "tree")
         places: dict[str, list[tuple[int, int]]] = {"forget": [], "template": [], "retain": []}
         known: list[np.ndarray] = []
         for row in rows:
@@ -124,7 +124,7 @@ class ForgetBatches:
 
     def _alone(self, partners: list[Answers]) -> Layout:
         """The retain rows by themselves, for the reference's forward; the same tokens in the same order."""
-        groups = _Groups(self.engine == "tree")
+        groups = Groups(self.engine == "tree")
         places = [groups.add(one)[0] for one in partners]
         made, before = groups.lay_out(self.engine, self.pad, None)
         layout: Layout = made["layout"]
