@@ -14,7 +14,7 @@ export GOMP_SPINCOUNT ?= 0
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-browser test-slurm slurm-up slurm-down check format clean
+.PHONY: help demo test test-slow test-browser test-slurm slurm-up slurm-down check format docs clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -50,6 +50,9 @@ check: $(VENV)/.installed-dev  ## style, types and shell scripts
 format: $(VENV)/.installed-dev  ## put the code into shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(VENV)/.installed-dev  ## the documentation as a site, in dist/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet -f .mkdocs.yml
 
 clean:  ## remove .venv and what tools leave behind; runs stay
 	rm -rf $(VENV) dist .pytest_cache .ruff_cache .hypothesis
