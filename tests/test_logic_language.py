@@ -13,7 +13,8 @@ from data.errors import UserError
 from trainers.logic import formula as f
 from trainers.logic import tables
 from trainers.logic.errors import FormulaError, StructureError
-from trainers.logic.language import MAX_DEPTH, MAX_LENGTH, parse
+from trainers.logic.language import parse
+from trainers.logic.scanning import MAX_DEPTH, MAX_LENGTH
 from trainers.logic.simplify import simplify
 
 W, L = f.Atom("Winner"), f.Atom("Loser")

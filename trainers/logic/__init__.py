@@ -1,1 +1,1 @@
-"""Preference losses stated as logic; all of it is torch-free but `compiled`."""
+"""Preference losses stated as logic. Torch-free but for `compiled`; only `stated` knows a recipe's settings."""

@@ -6,9 +6,8 @@ import re
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
-from trainers.logic.errors import FormulaError, at
 from trainers.logic.formula import atom_name
-from trainers.logic.language import MAX_DEPTH, MAX_LENGTH
+from trainers.logic.scanning import END, Reader, Token, check_length, scan
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,78 +46,33 @@ _TOKEN = re.compile(
     re.ASCII,
 )
 _SAME = {"[": "(", "{": "(", "]": ")", "}": ")", "·": "*", "×": "*", "⋅": "*", "−": "-", "**": "^"}
-_END = "the end"
 _LOGS = ("log", "ln")
-
-
-class _Token(NamedTuple):
-    kind: str
-    text: str
-    position: int
 
 
 def read(text: str) -> Ratio:
     """Numerator and denominator of the ratio whose logarithm is rho; `log a - log b` is one as well."""
-    if len(text) > MAX_LENGTH:
-        what = f"an equation of {len(text)} characters is longer than {MAX_LENGTH}"
-        raise FormulaError(what, where="equation", column=1)
+    check_length(text, "equation")
     return _Reader(text).whole()
 
 
-def _tokens(text: str) -> list[_Token]:
-    found: list[_Token] = []
-    position = 0
-    while True:
-        while position < len(text) and text[position].isspace():
-            position += 1
-        if position == len(text):
-            found.append(_Token(_END, "", position))
-            return found
-        match = _TOKEN.match(text, position)
-        if match is None:
-            what = f"{text[position]!r} means nothing here"
-            raise at(text, position, what, kind="equation", hint="write w, l, rw, rl, 1, + - * / and log")
-        word = match[0]
-        if match["name"]:
-            kind = "log" if word.lower() in _LOGS else "name"
-        else:
-            kind = "number" if match["number"] else _SAME.get(word, word)
-        found.append(_Token(kind, word, position))
-        position = match.end()
+def _kind(match: re.Match[str]) -> str:
+    word = match[0]
+    if match["name"]:
+        return "log" if word.lower() in _LOGS else "name"
+    return "number" if match["number"] else _SAME.get(word, word)
 
 
-class _Reader:
+class _Reader(Reader):
     def __init__(self, text: str) -> None:
-        self.text = text
-        self.tokens = _tokens(text)
-        self.index = 0
-        self.depth = 0
-
-    @property
-    def token(self) -> _Token:
-        return self.tokens[self.index]
-
-    def take(self, *kinds: str) -> _Token | None:
-        token = self.token
-        if token.kind not in kinds:
-            return None
-        self.index += 1
-        return token
-
-    def refuse(self, what: str, token: _Token, hint: str = "") -> FormulaError:
-        return at(self.text, token.position, what, kind="equation", hint=hint)
-
-    def expected(self, what: str) -> FormulaError:
-        token = self.token
-        found = _END if token.kind == _END else f"'{token.text}'"
-        return self.refuse(f"expected {what}, found {found}", token)
+        hint = "write w, l, rw, rl, 1, + - * / and log"
+        super().__init__(text, scan(text, _TOKEN, _kind, "equation", hint), "equation")
 
     def whole(self) -> Ratio:
         if self.token.text == "rho" and self.tokens[self.index + 1].kind == "=":
             self.index += 2
         ahead = self.tokens[self.index + 1] if self.token.kind in ("+", "-") else self.token
         result = self.logarithms() if ahead.kind == "log" else self.sum()
-        if self.token.kind != _END:
+        if self.token.kind != END:
             raise self.expected("an operator or the end")
         return result
 
@@ -149,7 +103,7 @@ class _Reader:
             parts.append((sign.kind == "+", self.polynomial(self.product(), first)))
         return Ratio(Terms(tuple(parts)), _ONE)
 
-    def polynomial(self, ratio: Ratio, token: _Token) -> Polynomial:
+    def polynomial(self, ratio: Ratio, token: Token) -> Polynomial:
         if ratio.den != _ONE:
             raise self.refuse("a quotient inside a sum", token, "bring the sum over one denominator")
         return ratio.num
@@ -194,9 +148,7 @@ class _Reader:
         opening = self.take("(")
         if opening is None:
             raise self.expected("w, l, rw, rl, another atom, 1 or '('")
-        self.depth += 1
-        if self.depth > MAX_DEPTH:
-            raise self.refuse(f"nested more than {MAX_DEPTH} deep", opening)
+        self.descend(opening)
         inner = self.sum()
         if not self.take(")"):
             raise self.expected("an operator or ')'")
