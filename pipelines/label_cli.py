@@ -71,6 +71,7 @@ def serve(
     from data.feedback.web.app import Served
     from data.feedback.web.guard import Pace
     from data.feedback.web.serving import serve as serve_stage
+    from pipelines.label_release import releasing
 
     store, stage, _ = open_place(folder, database)
     with store:
@@ -78,7 +79,8 @@ def serve(
         if not any(person.active for person in list_people(store)):
             typer.echo(f"nobody has a link yet: heliograph label people add {folder} NAME")
         pace = Pace(rate, 5 * rate)
-        serve_stage(Served(store, stage.id, root), host, port, lambda line: typer.echo(line), pace=pace)
+        with releasing(store, stage.id, folder, lambda line: typer.echo(line)):
+            serve_stage(Served(store, stage.id, root), host, port, lambda line: typer.echo(line), pace=pace)
 
 
 @people_app.command("add")
@@ -159,7 +161,7 @@ def bring(
 ) -> None:
     """Import items, with the votes they may bring: all or none. Makes the stage where there is none."""
     from data.feedback.places import place_of
-    from data.feedback.stages import create_stage, get_stage, list_stages
+    from data.feedback.stages import create_stage, drop_empty, get_stage, list_stages
     from data.feedback.store import Store
     from data.feedback.web.images import check_images
 
@@ -174,7 +176,12 @@ def bring(
                 way_out="leave --settings out",
             )
         stage = create_stage(store, place.stage, asked) if made else get_stage(store, place.stage)
-        found = _imported(store, stage, file, form)
+        try:
+            found = _imported(store, stage, file, form)
+        except DataError:
+            if made:
+                drop_empty(store, stage.id)
+            raise
         missing = check_images(store, stage.id, Path(place.images))
     typer.echo(f"{found.items} items and {found.votes} votes in {place.stage}")
     if found.people:
@@ -188,15 +195,20 @@ def bring(
 @label_app.command()
 def export(
     folder: Folder,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="What is written: .jsonl, .json or .parquet.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE",
+            help="What is written: .jsonl, .json or .parquet; no ending: a folder for `datasets`.",
+        ),
+    ],
     what: Annotated[What, typer.Option(help="What to take along.")] = "pairs",
     database: Database = None,
 ) -> None:
     """Write what follows from the votes; a file appears when it is complete."""
-    from data.feedback.exchange import export_rows
-    from data.feedback.exchange_argilla import to_argilla
-    from data.feedback.exchange_files import export_parquet
-    from data.feedback.exchange_label_studio import to_label_studio
+    from data.feedback import exchange_argilla, exchange_label_studio
+    from data.feedback.exchange import export_rows, left_out
+    from data.feedback.exchange_files import export_dataset, export_parquet
     from data.feedback.places import open_place
     from data.feedback.results import (
         accepted_rows,
@@ -215,14 +227,17 @@ def export(
         "unpaired": unpaired_rows,
         "judged": judged_records,
         "votes": vote_lines,
-        "label-studio": to_label_studio,
-        "argilla": to_argilla,
+        "label-studio": exchange_label_studio.to_label_studio,
+        "argilla": exchange_argilla.to_argilla,
     }
     store, stage, _ = open_place(folder, database)
     with store:
-        rows = makers[what](judgements(store, stage.id, gold=what in ("items", "label-studio", "argilla")))
+        of = judgements(store, stage.id, gold=what in ("items", "label-studio", "argilla"))
+        rows = makers[what](of)
         if file.suffix == ".parquet":
             count = export_parquet(rows, file)
+        elif not file.suffix:
+            count = export_dataset(rows, file)
         elif file.suffix == ".json":
             listed = list(rows)
             count = len(listed)
@@ -231,8 +246,14 @@ def export(
         elif file.suffix == ".jsonl":
             count = write_jsonl_atomic(file, (dict(row) for row in rows))
         else:
-            raise RunError(f"{file} has no known ending", way_out="end it in .jsonl, .json or .parquet")
+            raise RunError(
+                f"{file} has no known ending", way_out="end it in .jsonl, .json or .parquet, or give a folder"
+            )
     typer.echo(f"{count} rows in {file}")
+    no_place = {"label-studio": exchange_label_studio.NO_PLACE, "argilla": exchange_argilla.NO_PLACE}
+    if gone := left_out(of, no_place.get(what, ())):
+        told = ", ".join(f"{number} of kind {kind}" for kind, number in gone.items())
+        typer.echo(f"{what} has no place for {told}; --what items holds everything")
 
 
 @label_app.command()

@@ -11,7 +11,7 @@ from data.errors import DataError
 from data.feedback.assignment import Assignment, Nothing, next_item
 from data.feedback.ballots import Ballot
 from data.feedback.items import add_items, reorder, set_scores
-from data.feedback.leases import release
+from data.feedback.leases import release, release_expired, renew
 from data.feedback.stages import change_settings, get_stage, set_state
 from data.feedback.stopping import STEP
 from data.feedback.store import Store
@@ -87,6 +87,27 @@ def test_an_expired_lease_goes_to_others_though_their_search_had_passed_it(store
     back = given(store, stage, quick, now=101.0)
     assert back.item_id == lost.item_id
     check_counters(store, stage)
+
+
+def test_an_item_that_is_looked_at_stays_with_its_person(store: Store) -> None:
+    stage = a_stage(store, items=1, overlap=1, lease_seconds=100)
+    first, second, third = annotators(store, 3)
+    item = given(store, stage, first, now=0.0).item_id
+    assert renew(store, stage.id, first, [item], now=90.0) == []
+    assert isinstance(next_item(store, stage.id, second, now=180.0), Nothing)
+    assert given(store, stage, second, now=191.0).item_id == item
+    # Nobody else has answered: an answer would still be taken, so the first one is not sent away.
+    assert renew(store, stage.id, first, [item], now=192.0) == []
+    assert renew(store, stage.id, third, [item, 999], now=192.0) == [item, 999]
+    check_counters(store, stage)
+    # The second one's time ends too; whoever comes back has it again.
+    assert release_expired(store, stage.id, now=292.0) == 1
+    assert renew(store, stage.id, first, [item], now=293.0) == []
+    assert isinstance(next_item(store, stage.id, third, now=392.0), Nothing)
+    submit(store, stage.id, first, item, BEST, "k", now=392.5)
+    assert renew(store, stage.id, second, [item], now=393.0) == [item]
+    check_counters(store, stage)
+    assert release(store, stage.id) == 0
 
 
 def test_a_released_item_comes_back_also_to_the_same_person(store: Store) -> None:

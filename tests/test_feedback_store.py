@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import signal
 import sqlite3
 import subprocess
 import sys
 import textwrap
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -78,17 +80,54 @@ def test_a_failed_transaction_leaves_nothing(store: Store) -> None:
         assert list(connection.scalars(sa.select(tables.versions.c.version))) == [tables.VERSION]
 
 
-def test_sqlite_runs_in_write_ahead_mode_and_syncs_votes(sqlite: Store) -> None:
+def test_sqlite_syncs_the_log_after_the_commit_and_before_it_returns(
+    sqlite: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = os.stat(tmp_path / "labels.sqlite-wal")
+    synced: list[tuple[int, int]] = []
+
+    def fsync(file: int) -> None:
+        with sqlite.read() as connection:
+            there = connection.scalar(sa.select(sa.func.count()).select_from(tables.people))
+        synced.append((os.fstat(file).st_ino, int(there or 0)))
+
+    monkeypatch.setattr(os, "fsync", fsync)
     with sqlite.write() as connection:
         found = [
-            connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in ("journal_mode", "synchronous")
+            connection.exec_driver_sql(f"PRAGMA {name}").scalar()
+            for name in ("journal_mode", "synchronous", "foreign_keys")
         ]
-        assert found == ["wal", 2]  # 2: FULL
-        assert connection.exec_driver_sql("PRAGMA foreign_keys").scalar() == 1
-    with sqlite.write(durable=False) as connection:
-        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 1
-    with sqlite.write() as connection:
-        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
+        assert found == ["wal", 1, 1]  # synchronous 1: the log is ours to sync
+    add_person(sqlite, "Ada")
+    with sqlite.write(durable=False):
+        pass
+    assert synced == [(log.st_ino, 0), (log.st_ino, 1)]
+
+
+def test_one_sync_serves_everybody_who_waits_for_one(sqlite: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    syncs: list[int] = []
+
+    def fsync(file: int) -> None:
+        syncs.append(file)
+        begun.set()
+        assert go_on.wait(20)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    threads = [threading.Thread(target=add_person, args=(sqlite, f"p{n}")) for n in range(9)]
+    threads[0].start()
+    assert begun.wait(20)
+    for thread in threads[1:]:
+        thread.start()
+    deadline = time.monotonic() + 20
+    while len(list_people(sqlite)) < 9:  # all are committed, and none has returned
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert all(thread.is_alive() for thread in threads)
+    go_on.set()
+    for thread in threads:
+        thread.join(20)
+    assert len(syncs) == 2
 
 
 def test_two_open_one_store_at_once(location: str) -> None:

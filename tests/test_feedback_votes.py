@@ -9,7 +9,7 @@ import pytest
 
 from data.errors import DataError
 from data.feedback import tables
-from data.feedback.assignment import Nothing, assigned, next_item
+from data.feedback.assignment import Assignment, Nothing, assigned, next_item
 from data.feedback.ballots import Ballot, BallotError, Edit
 from data.feedback.history import counted_votes, history
 from data.feedback.leases import release, release_expired
@@ -17,7 +17,7 @@ from data.feedback.people import NotAllowedError, set_active
 from data.feedback.roster import bar, unbar
 from data.feedback.stages import Stage, get_stage, set_state
 from data.feedback.store import Store
-from data.feedback.votes import LeaseLostError, VoteConflictError, retract, submit
+from data.feedback.votes import LeaseLostError, VoteConflictError, retract, submit, submit_and_next
 from tests import labelling
 from tests.labelling import BEST, a_stage, annotators, check_counters, given, rows
 
@@ -218,20 +218,77 @@ def test_flags_close_an_item(store: Store) -> None:
     check_counters(store, stage)
 
 
-def test_a_late_vote_counts_while_there_is_a_place(store: Store) -> None:
+def test_a_late_vote_counts_while_the_item_wants_votes(store: Store) -> None:
     stage = a_stage(store, items=1, overlap=1, lease_seconds=60)
-    slow, quick = annotators(store, 2)
+    slow, quick, third = annotators(store, 3)
     item = given(store, stage, slow, now=0.0).item_id
     assert release_expired(store, stage.id, now=61.0) == 1
     check_counters(store, stage)
-    given(store, stage, quick, now=62.0)
-    with pytest.raises(LeaseLostError, match="other people have judged it"):
-        submit(store, stage.id, slow, item, BEST, "late", now=63.0)
-    assert release_expired(store, stage.id, now=130.0) == 1
-    submit(store, stage.id, slow, item, BEST, "late", now=131.0)
-    with pytest.raises(LeaseLostError):
-        submit(store, stage.id, quick, item, BEST, "later", now=132.0)
+    submit(store, stage.id, slow, item, BEST, "late", now=62.0)
+    assert get_stage(store, stage.id).done == 1
+    assert isinstance(next_item(store, stage.id, quick, now=63.0), Nothing)
+    with pytest.raises(LeaseLostError, match="never given"):
+        submit(store, stage.id, third, item, BEST, "k", now=64.0)
     check_counters(store, stage)
+
+
+def test_a_late_vote_and_the_one_who_has_the_item_by_then_both_count(store: Store) -> None:
+    stage = a_stage(store, items=1, overlap=1, lease_seconds=60)
+    slow, slower, quick = annotators(store, 3)
+    item = given(store, stage, slow, now=0.0).item_id
+    given(store, stage, slower, now=61.0)
+    given(store, stage, quick, now=122.0)
+    submit(store, stage.id, slow, item, BEST, "late", now=123.0)
+    check_counters(store, stage)
+    assert get_stage(store, stage.id).done == 0  # quick is at it
+    submit(store, stage.id, quick, item, BEST, "in time", now=124.0)
+    check_counters(store, stage)
+    assert get_stage(store, stage.id).done == 1
+    with pytest.raises(LeaseLostError, match="other people have judged it"):
+        submit(store, stage.id, slower, item, BEST, "too late", now=125.0)
+    assert len(rows(store, tables.votes)) == 2
+
+
+def test_a_vote_and_the_next_item_are_what_they_are_one_by_one(store: Store) -> None:
+    """Two people through the same stage, one each way: the same items in the same order, and the same ends."""
+    stage = a_stage(store, items=5, overlap=2, max_leases=2, gold=1, gold_rate=0.3, budget=8)
+    stepwise, at_once = annotators(store, 2)
+    seen: dict[int, list[str]] = {stepwise: [], at_once: []}
+    ends: dict[int, str] = {}
+    for person in (stepwise, at_once):
+        found = next_item(store, stage.id, person)
+        while isinstance(found, Assignment):
+            seen[person].append(found.key)
+            key = f"{person}-{found.key}"
+            if person == stepwise:
+                submit(store, stage.id, person, found.item_id, BEST, key)
+                found = next_item(store, stage.id, person)
+            else:
+                receipt, found = submit_and_next(
+                    store, stage.id, person, found.item_id, BEST, key, holding=[]
+                )
+                assert not receipt.repeated
+        ends[person] = found.reason
+        check_counters(store, stage)
+    assert ends == {stepwise: "nothing_left", at_once: "budget"}
+    ordinary = [[key for key in line if key != "i0"] for line in seen.values()]
+    assert ordinary == [ordinary[0], ordinary[0]]
+    assert len(ordinary[0]) == 4
+    assert get_stage(store, stage.id).judged == 8
+
+
+def test_the_stop_rule_speaks_before_a_further_item_is_given(store: Store) -> None:
+    stage = a_stage(store, items=3, overlap=2, quota=2, agreement=0.5)
+    people = annotators(store, 2)
+    for turn, choice in enumerate((0, 1)):
+        for person in people:
+            item = given(store, stage, person)
+            receipt, found = submit_and_next(
+                store, stage.id, person, item.item_id, Ballot("best", choice, 1), f"{turn}", holding=[]
+            )
+    assert receipt.item_done
+    assert isinstance(found, Nothing)
+    assert found.reason == "stopped"
 
 
 def test_who_may_not_vote(store: Store) -> None:

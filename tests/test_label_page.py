@@ -14,11 +14,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from data.feedback import tables
+from data.feedback.assignment import Assignment, next_item
+from data.feedback.ballots import Ballot
 from data.feedback.history import history
 from data.feedback.items import NewItem, add_items
+from data.feedback.leases import release_expired
 from data.feedback.people import add_person, get_person
 from data.feedback.stages import StageSettings, create_stage, set_state
 from data.feedback.store import Store
+from data.feedback.votes import submit
 from data.feedback.web.app import Served, create_app
 from data.feedback.web.guard import Pace
 from tests.browser import Watched, chromium, opened
@@ -404,6 +408,135 @@ def test_two_tabs_reload_and_back_make_no_second_vote(browser: Browser, site: Si
 HOSTILE = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\"><b>bold</b>"
 
 
+HIDE = "Object.defineProperty(document, 'hidden', {get: () => %s, configurable: true})"
+CAME_BACK = "document.dispatchEvent(new Event('visibilitychange'))"
+
+
+def look_away(page: Page, away: bool) -> None:
+    """As another tab before this one does; Playwright itself shows every page."""
+    page.evaluate(HIDE % str(away).lower())
+    page.evaluate(CAME_BACK)
+
+
+def answered_by_another(site: Site, key: str, name: str = "Bob") -> None:
+    """Somebody else is given items until it is this one, and answers it."""
+    other = add_person(site.store, name)[0].id
+    held: list[int] = []
+
+    def mine() -> Assignment | None:
+        found = next_item(site.store, site.stage.id, other, holding=held)
+        if isinstance(found, Assignment):
+            held.append(found.item_id)
+            return found if found.key == key else None
+        return None
+
+    until(lambda: (found := mine()) is not None and submit(
+        site.store, site.stage.id, other, found.item_id, Ballot("best", 0, 1), f"press-{key}"
+    ))  # fmt: skip
+
+
+def test_an_item_stays_with_whoever_looks_at_it_and_no_longer(browser: Browser, tmp_path: Path) -> None:
+    with (
+        site_of(tmp_path, plain(2), overlap=1, lease_seconds=3, max_leases=1) as site,
+        at_work(browser, site.link()) as watched,
+    ):
+        page = watched.page
+        key = item_of(page)
+        other = add_person(site.store, "Bob")[0].id
+        for _ in range(10):  # twice as long as a lease
+            page.wait_for_timeout(600)
+            page.mouse.move(5, 5)
+            found = next_item(site.store, site.stage.id, other)
+            assert isinstance(found, Assignment)
+            assert found.key != key
+        look_away(page, True)
+        until(lambda: release_expired(site.store, site.stage.id) > 0)
+        # It is still free when its person looks again, who has it as before.
+        look_away(page, False)
+        until(
+            lambda: any(
+                one.status == "running" and one.person_id != other for one in rows(site.store, tables.leases)
+            )
+        )
+        assert item_of(page) == key
+        assert page.locator("#notice").is_hidden()
+        page.keyboard.press("1")
+        page.keyboard.press("Enter")
+        saved(page)
+        assert site.last_words() == [(key, "best", index_of(key, site))]
+        assert watched.complaints == []
+
+
+def index_of(key: str, site: Site) -> int:
+    """The candidate that stood first for Ada."""
+    item = next(one for one in rows(site.store, tables.items) if one.key == key)
+    ada = get_person(site.store, "Ada").id
+    return next(
+        one.shown[0]
+        for one in rows(site.store, tables.leases)
+        if one.item_id == item.id and one.person_id == ada
+    )
+
+
+def test_who_comes_back_too_late_is_told_and_keeps_the_text(browser: Browser, tmp_path: Path) -> None:
+    with (
+        site_of(tmp_path, plain(6), overlap=1, lease_seconds=2, max_leases=1, kinds=ALL_KINDS) as site,
+        at_work(browser, site.link()) as watched,
+    ):
+        page = watched.page
+        key = item_of(page)
+        page.keyboard.press("e")
+        page.fill("#better", "a long thought about\nlighthouses")
+        page.keyboard.press("Escape")
+        assert page.locator("#edited").inner_text() == "an unfinished text ✎"
+        page.reload()
+        page.wait_for_selector(".card")
+        assert item_of(page) == key
+        page.keyboard.press("e")  # neither Escape nor a reload has lost it
+        assert page.input_value("#better") == "a long thought about\nlighthouses"
+        look_away(page, True)
+        answered_by_another(site, key)
+        look_away(page, False)
+        wait(page, "!document.querySelector('#notice').hidden")
+        assert "other people judged the item" in page.locator("#notice").inner_text()
+        until(lambda: item_of(page) != key)
+        assert page.locator("#editing").is_hidden()
+        page.reload()
+        page.wait_for_selector(".card")
+        page.keyboard.press("h")
+        assert page.input_value("#refused textarea") == "a long thought about\nlighthouses"
+        page.get_by_role("button", name="Let it go").click()
+        assert page.locator("#refused").is_hidden()
+        assert [vote for vote in site.votes if vote.person_id == get_person(site.store, "Ada").id] == []
+        assert watched.complaints == []
+
+
+def test_an_answer_that_is_refused_after_all_gives_its_text_back(browser: Browser, tmp_path: Path) -> None:
+    """Written and confirmed without a connection; by the time it is sent, somebody else has answered."""
+    with (
+        site_of(tmp_path, plain(6), overlap=1, lease_seconds=2, max_leases=1, kinds=ALL_KINDS) as site,
+        at_work(browser, site.link()) as watched,
+    ):
+        page = watched.page
+        key = item_of(page)
+        page.context.set_offline(True)
+        page.keyboard.press("e")
+        page.fill("#better", "better than both")
+        page.keyboard.press("Control+Enter")
+        page.keyboard.press("2")
+        page.keyboard.press("Enter")
+        answered_by_another(site, key)
+        page.context.set_offline(False)
+        wait(page, "!document.querySelector('#notice').hidden")
+        notice = page.locator("#notice").inner_text()
+        assert "came too late" in notice
+        assert "kept under Last answers" in notice
+        assert page.locator("#count").inner_text() == "0 answered"
+        page.keyboard.press("h")
+        assert page.input_value("#refused textarea") == "better than both"
+        assert len(site.votes) == 1
+
+
 def test_text_is_never_run_and_code_maths_and_scripts_are_readable(browser: Browser, tmp_path: Path) -> None:
     code = "Try this:\n```python\nif a < b:\n    print('<b>')\n```\nand `x < 1`."
     maths = "$\\frac{a^2}{\\sqrt{b_1}} \\le \\alpha$ and $\\unknown{x}$, at $5 and $6."
@@ -714,45 +847,41 @@ def test_the_pictures_of_the_docs(browser: Browser, tmp_path: Path) -> None:
         {"text": "The shops nearby are open late."},
     ], image="evening.png")  # fmt: skip
     fib = NewItem("fib", "Write a function for the n-th Fibonacci number, and say how long it takes.", code)
-    asked = {
-        "desk": "Which answer is better?",
-        "image": "Which reasons fit?",
-        "phone": "Which one would you send?",
-    }
     reasons = ("choose", "skip", "flag", "edit")
-    for name, items, size, scheme, kinds in (
-        ("desk", [fib], (1280, 720), "light", ALL_KINDS),
-        ("image", [scene], (1280, 720), "dark", reasons),
-        ("phone", showcase(tmp_path), (390, 760), "light", ALL_KINDS),
-    ):
+    # name: what is asked, of which items, how wide, in which colours, in which kinds
+    views: dict[str, tuple[str, list[NewItem], int, str, tuple[str, ...]]] = {
+        "desk": ("Which answer is better?", [fib], 1280, "light", ALL_KINDS),
+        "desk-dark": ("Which answer is better?", [fib], 1280, "dark", ALL_KINDS),
+        "image": ("Which reasons fit?", [scene], 1280, "light", reasons),
+        "image-dark": ("Which reasons fit?", [scene], 1280, "dark", reasons),
+        "phone": ("Which one would you send?", showcase(tmp_path), 390, "light", ALL_KINDS),
+        "phone-dark": ("Which one would you send?", showcase(tmp_path), 390, "dark", ALL_KINDS),
+    }
+    for name, (question, items, width, scheme, kinds) in views.items():
         folder = tmp_path / name
         folder.mkdir()
         (folder / "evening.png").write_bytes(picture())
-        phone = {"has_touch": True, "is_mobile": True} if name == "phone" else {}
+        phone = width < 500
         view: dict[str, Any] = {
-            "viewport": {"width": size[0], "height": size[1]},
+            "viewport": {"width": width, "height": 760 if phone else 720},
             "color_scheme": scheme,
-            **phone,
+            **({"has_touch": True, "is_mobile": True, "device_scale_factor": 2} if phone else {}),
         }
         with (
-            site_of(folder, items, kinds=kinds, blind_order=False, question=asked[name]) as site,
+            site_of(folder, items, kinds=kinds, blind_order=False, question=question) as site,
             at_work(browser, site.link(), **view) as watched,
         ):
             page = watched.page
             page.keyboard.press("1")
-            if name == "phone":
+            if phone:
                 page.keyboard.press("d")
-            rest(page)
+            page.wait_for_timeout(500)
             page.screenshot(path=IMAGES / f"label-{name}.png")
     lead_picture(browser, tmp_path)
 
 
 def lead_picture(browser: Browser, folder: Path) -> None:
     import random
-
-    from data.feedback.assignment import Assignment, next_item
-    from data.feedback.ballots import Ballot
-    from data.feedback.votes import submit
 
     dice = random.Random(4)
     (folder / "lead").mkdir()
@@ -780,7 +909,18 @@ def lead_picture(browser: Browser, folder: Path) -> None:
             submit(
                 site.store, site.stage.id, people[name], item.item_id, ballot, f"press-{n}", now=moment + 5
             )
-        with opened(browser, site.link("Lena", "lead"), viewport={"width": 1280, "height": 820}) as watched:
-            watched.page.wait_for_selector("#people tr")
-            watched.page.wait_for_timeout(800)
-            watched.page.screenshot(path=IMAGES / "label-lead.png")
+        link = site.link("Lena", "lead")
+        for name, width, scheme in (
+            ("lead", 1280, "light"),
+            ("lead-dark", 1280, "dark"),
+            ("lead-phone", 390, "light"),
+            ("lead-phone-dark", 390, "dark"),
+        ):
+            size = {"width": width, "height": 820}
+            scale = 2 if width < 500 else 1
+            with opened(
+                browser, link, viewport=size, color_scheme=scheme, device_scale_factor=scale
+            ) as watched:
+                watched.page.wait_for_selector("#people tr")
+                watched.page.wait_for_timeout(800)
+                watched.page.screenshot(path=IMAGES / f"label-{name}.png")

@@ -29,6 +29,7 @@ from tests.handmade import RECIPE, give_answers, heliograph, write_recipe
 from tests.label_client import Client, serve
 from tests.labelling import given
 from tests.postgres import fresh_database
+from tests.training import weights
 
 PEOPLE = RECIPE.replace(
     "      kind: rubric\n      checks: [{check: regex, pattern: good}]\n",
@@ -125,6 +126,69 @@ def test_a_run_waits_for_people_and_goes_on_with_their_votes(tmp_path: Path) -> 
     with Store(folder / "label.sqlite") as store:
         assert get_stage(store, "demo/pick").state == "closed"
     assert heliograph("run", "demo.yaml", cwd=tmp_path).returncode == 0
+
+
+PREFER = """\
+    model: tiny
+    weight_column: weight
+    max_steps: 3
+    max_length: 64
+    per_device_train_batch_size: 3
+    learning_rate: 1e-3
+"""
+
+
+@pytest.mark.slow
+def test_the_preference_trainer_weighs_pairs_by_their_votes(tmp_path: Path) -> None:
+    """Votes at the page, pairs, a trained model: the same tensors as from weights worked out by hand."""
+    stages = {
+        "voted": "pairs: pick\n" + PREFER,
+        "by-hand": "pairs: hand.jsonl\n" + PREFER,
+        "unweighted": "pairs: pick\n" + PREFER.replace("    weight_column: weight\n", ""),
+    }
+    trained = "".join(f"  - name: {name}\n    kind: prefer\n    {body}" for name, body in stages.items())
+    # Strengths of two people, of 3: (3 + 3) / 6, (3 + 1) / 6, (1 + 1) / 6.
+    strengths = {"p0": (3, 3), "p1": (3, 1), "p2": (1, 1)}
+    by_hand = {"p0": 1.0, "p1": 2 / 3, "p2": 1 / 3}
+    # In the order in which the stage writes its pairs: the trainer draws its batches from it.
+    rows = [
+        {
+            "prompt": "Say something good.",
+            "chosen": f"good {n} ",
+            "rejected": "bad ",
+            "weight": by_hand[f"p{n}"],
+        }
+        for n in range(3)
+    ]
+    (tmp_path / "hand.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe = write_recipe(tmp_path, PEOPLE.replace("strength_max: 2", "strength_max: 3") + trained)
+    give_answers(recipe, tmp_path / "runs")
+    assert heliograph("run", "demo.yaml", cwd=tmp_path).returncode == 75
+    folder = tmp_path / "runs" / "demo" / "pick"
+    store, stage, _ = open_place(folder)
+    with store:
+        for turn, name in enumerate(("Ada", "Bob")):
+            person = add_person(store, name)[0].id
+            for n in range(3):
+                item = given(store, stage, person)
+                good = next(c["index"] for c in item.candidates if c["text"].startswith("good"))
+                submit(
+                    store, stage.id, person, item.item_id,
+                    Ballot("best", good, strengths[item.key][turn]), f"press-{n}",
+                )  # fmt: skip
+    done = heliograph("run", "demo.yaml", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    pairs = list(read_jsonl(folder / "rows.jsonl"))
+    assert [(row["id"], row["chosen"], row["rejected"]) for row in pairs] == [
+        (f"p{n}", f"good {n} ", "bad ") for n in range(3)
+    ]
+    assert [row["weight"] for row in pairs] == pytest.approx(list(by_hand.values()), abs=1e-12)
+    assert [(row["n_votes"], row["agreement"]) for row in pairs] == [(2, 1.0)] * 3
+    voted_by, hand, plain = (weights(tmp_path / "runs" / "demo" / name) for name in stages)
+    assert voted_by.keys() == hand.keys() == plain.keys()
+    assert voted_by
+    assert max(float((voted_by[name] - hand[name]).abs().max()) for name in hand) < 1e-7
+    assert max(float((voted_by[name] - plain[name]).abs().max()) for name in hand) > 1e-5
 
 
 def voted(folder: Path, *ballots: tuple[str, dict[str, Ballot]]) -> None:

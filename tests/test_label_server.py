@@ -33,6 +33,7 @@ from data.feedback.web.app import FILES, Served, create_app
 from data.feedback.web.bodies import VoteIn
 from data.feedback.web.guard import DOOR, HEADERS, LARGEST_BODY, Pace, csrf_token
 from data.feedback.web.serving import is_loopback
+from data.formats import read_file
 from tests.handmade import environment, heliograph
 from tests.label_client import Client, serve
 from tests.labelling import a_stage, check_counters, rows
@@ -469,6 +470,18 @@ def test_the_pace_of_one_person_is_bounded_and_leaves_others_alone(site: Site) -
         assert fast.http.get("/api/me").status_code == 200
 
 
+def test_strangers_who_try_links_are_slowed_and_people_are_not(sqlite_store: Store, tmp_path: Path) -> None:
+    stage = create_stage(sqlite_store, "slow", StageSettings())
+    with http_of(sqlite_store, stage, tmp_path, pace=Pace(1, 5)) as http:
+        token = add_person(sqlite_store, "Ada")[1]
+        ada = Client(http, token).enter()
+        told = [http.get(f"/enter/guess-{n}").status_code for n in range(12)]
+        assert told[:4] == [401] * 4
+        assert told.count(429) >= 6
+        assert httpx.get(http.base_url.join("/api/me")).status_code == 429  # the same address
+        assert ada.http.get("/api/me").status_code == 200
+
+
 def test_the_arithmetic_of_the_pace() -> None:
     pace = Pace(rate=2, burst=3)
     assert [pace.wait(1, 0.0) for _ in range(4)] == [0, 0, 0, 0.5]  # three at once, then one in half a second
@@ -669,6 +682,36 @@ def test_the_command_imports_adds_people_reports_and_exports(tmp_path: Path) -> 
     again = heliograph("label", "import", "copy", "all.jsonl", cwd=tmp_path)
     assert "2 items and 1 votes" in again.stdout
     assert heliograph("label", "export", "team", "pairs.doc", cwd=tmp_path).returncode == 2
+    assert heliograph("label", "export", "team", "folder", cwd=tmp_path).returncode == 0
+    (pair,) = read_file(tmp_path / "folder" / "data" / "train-00000-of-00001.parquet", "auto")
+    assert (pair.row["chosen"], pair.row["rejected"]) == ("y", "x")
+
+
+def test_an_export_says_what_the_other_tool_has_no_place_for(tmp_path: Path) -> None:
+    votes = [
+        {"person": "Ada", "kind": "best", "choice": 1, "edit": {"text": "z", "candidate": 0}},
+        {"person": "Bob", "kind": "flag", "comment": "cut off"},
+        {"person": "Eve", "kind": "skip"},
+    ]
+    write_items(
+        tmp_path / "items.jsonl", {"id": "a", "prompt": "p", "candidates": ["x", "y"], "votes": votes}
+    )
+    assert heliograph("label", "import", "team", "items.jsonl", cwd=tmp_path).returncode == 0
+    told = heliograph("label", "export", "team", "a.json", "--what", "argilla", cwd=tmp_path).stdout
+    assert "argilla has no place for 1 of kind edit, 1 of kind flag, 1 of kind skip" in told
+    told = heliograph("label", "export", "team", "l.json", "--what", "label-studio", cwd=tmp_path).stdout
+    assert "label-studio has no place for 1 of kind edit, 1 of kind flag;" in told
+    told = heliograph("label", "export", "team", "i.jsonl", "--what", "items", cwd=tmp_path).stdout
+    assert told == "1 rows in i.jsonl\n"
+
+
+def test_an_import_that_fails_makes_no_stage(tmp_path: Path) -> None:
+    write_items(tmp_path / "items.jsonl", {"id": "a", "prompt": "p", "candidates": []})
+    assert heliograph("label", "import", "team", "items.jsonl", cwd=tmp_path).returncode == 2
+    served = heliograph("label", "report", "team", cwd=tmp_path)
+    assert served.returncode == 2
+    folder = heliograph("label", "import", "team", ".", cwd=tmp_path)
+    assert "a folder, not a file" in folder.stderr
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(
             f"{kind}: {one['votes']} votes, {one['votes_per_second']:.0f} a second; submit and next: median "
             f"{one['milliseconds']['median']:.1f} ms, p95 {one['milliseconds']['p95']:.1f} ms, "
-            f"most {one['milliseconds']['most']:.1f} ms; {one['lost']} lost, {one['doubled']} doubled"
+            f"most {one['milliseconds']['most']:.1f} ms; server {one['server_cpu_milliseconds']:.1f} ms of a core "
+            f"each; {one['lost']} lost, {one['doubled']} doubled; load {one['load']:.1f}"
         )
     alone = result["next_item"]
     print(f"next item of {alone['items']}: median {alone['median']:.2f} ms, p95 {alone['p95']:.2f} ms")

@@ -45,7 +45,13 @@ class Setting:
 def measure(
     setting: Setting, folder: Path, database: str | None, say: Callable[[str], None]
 ) -> dict[str, Any]:
-    result: dict[str, Any] = {"setting": asdict(setting), "load_before": os.getloadavg()[0], "rounds": {}}
+    result: dict[str, Any] = {
+        "setting": asdict(setting),
+        # `chrt -r 1 python -m benchmarks.labelling` gives it two cores on a machine that others use too.
+        "scheduling": "real time" if os.sched_getscheduler(0) in (os.SCHED_RR, os.SCHED_FIFO) else "ordinary",
+        "load_before": os.getloadavg()[0],
+        "rounds": {},
+    }
     for kind, pause in (("paced", PAGE_PAUSE), ("saturated", 0.0)):
         where = folder / "bench" / kind
         with Store(place_of(where, database).database) as store:
@@ -84,11 +90,13 @@ def _round(
 ) -> dict[str, Any]:
     server, url = _server(where, database)
     try:
+        before = _processor_seconds(server.pid)
         script = {"url": url, "tokens": tokens, "seconds": setting.seconds, "pause": pause}
         played = subprocess.run(
             [sys.executable, "-m", "benchmarks.labelling.people"],
             input=json.dumps(script), capture_output=True, text=True, check=True, cwd=ROOT,
         )  # fmt: skip
+        used = _processor_seconds(server.pid) - before
     finally:
         server.terminate()
         server.wait(30)
@@ -111,6 +119,8 @@ def _round(
         "votes": len(told),
         "votes_per_second": round(len(told) / found["seconds"], 2),
         "milliseconds": spread(found["took"]),
+        # What a vote and the next item cost the server, whoever else has the machine's processors.
+        "server_cpu_milliseconds": round(1000 * used / max(1, len(told)), 2),
         "lost": len(told - stored),
         # Two of one person on an item, one that nobody was told of, a counter that does not say the same, and
         # an item that more people judged than were to.
@@ -144,6 +154,12 @@ def _server(where: Path, database: str | None) -> tuple[subprocess.Popen[str], s
     raise RuntimeError(f"the server ended with {server.wait()}")
 
 
+def _processor_seconds(process: int) -> float:
+    """Of the process and all its threads so far."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def _alone(store: Store, stage_id: int) -> dict[str, float]:
     """The next item, and then a vote that is not timed, so that the search has something to pass."""
     took: list[float] = []
@@ -168,7 +184,9 @@ def spread(seconds: list[float]) -> dict[str, float]:
     return {name: round(1000 * value, 3) for name, value in {**found, "most": ordered[-1]}.items()}
 
 
-def person(url: str, token: str, mark: str, until: float, pause: float, into: dict[str, Any]) -> None:
+def person(
+    url: str, token: str, mark: str, until: float, pause: float, first: float, into: dict[str, Any]
+) -> None:
     """One person: enter, two items at hand, then answer after answer, each bringing a further item."""
     place = urlsplit(url)
     link = http.client.HTTPConnection(str(place.hostname), place.port, timeout=60)
@@ -188,6 +206,7 @@ def person(url: str, token: str, mark: str, until: float, pause: float, into: di
         _, told = post("/api/next", {"holding": [item["id"] for item in queue]})
         queue += [told["item"]] if told.get("item") else []
     number = 0
+    time.sleep(first)
     while queue and time.monotonic() < until:
         shown = time.monotonic()
         item = queue.pop(0)
@@ -216,9 +235,18 @@ def play(script: dict[str, Any], mark: Callable[[str], str]) -> dict[str, Any]:
     threads = [
         threading.Thread(
             target=person,
-            args=(script["url"], token, mark(token), begun + script["seconds"], script["pause"], into),
+            # People do not answer at a word of command: their first answers are spread over one pause.
+            args=(
+                script["url"],
+                token,
+                mark(token),
+                begun + script["seconds"],
+                script["pause"],
+                script["pause"] * nth / len(script["tokens"]),
+                into,
+            ),
         )
-        for token in script["tokens"]
+        for nth, token in enumerate(script["tokens"])
     ]
     for one in threads:
         one.start()

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 
 from data.feedback.leases import running_leases, sweep, take_place
 from data.feedback.roster import enrolled
@@ -72,39 +73,50 @@ def next_item(
         stage = lock_stage(connection, stage_id)
         settings = StageSettings.model_validate(stage["settings"])
         standing = enrolled(connection, stage_id, person_id)
-        if stage["state"] != "open":
-            return _nothing("paused" if stage["state"] == "paused" else "closed")
-        sweep(connection, stage_id, settings, now)
-        held = running_leases(connection, stage_id, person_id)
-        until = now + settings.lease_seconds
-        for lease in held:
-            if lease.item_id not in holding:
-                connection.execute(sa.update(leases).where(leases.c.id == lease.id).values(until=until))
-                return _shown(connection, lease.item_id, lease.shown, until)
-        if stage["stopped"] is not None:
-            return _nothing("stopped")
-        if len(held) >= settings.max_leases:
-            return _nothing("enough_held")
-        if settings.budget is not None and stage["judged"] + _out(connection, stage_id) >= settings.budget:
-            return _nothing("budget")
-        item_id, position = _found(connection, stage_id, person_id, standing, settings)
-        if item_id is None:
-            return _nothing("all_taken" if _out(connection, stage_id) else "nothing_left")
-        take_place(connection, item_id)
-        row = connection.execute(_SHOWN, {"item": item_id}).one()
-        order = list(range(len(row.candidates)))
-        if settings.blind_order:
-            order = shuffled(len(order), settings.seed, item_id, person_id)
-        _lease(connection, stage_id, item_id, person_id, order, now, until)
-        values: dict[str, Any] = {"handed": standing.handed + 1}
-        if position is not None:
-            values |= {"reached_position": position, "reached_item": item_id}
-        connection.execute(
-            sa.update(roster)
-            .where(roster.c.stage_id == stage_id, roster.c.person_id == person_id)
-            .values(values)
-        )
-        return _assignment(row, item_id, order, until)
+        return next_in(connection, stage, settings, standing, person_id, holding, now)
+
+
+def next_in(
+    connection: sa.Connection,
+    stage: sa.RowMapping,
+    settings: StageSettings,
+    standing: sa.Row[Any],
+    person_id: int,
+    holding: Collection[int],
+    now: float,
+) -> Assignment | Nothing:
+    """`next_item` inside a transaction that holds the stage's lock; `standing` is the person's row of the roster."""
+    stage_id = int(stage["id"])
+    if stage["state"] != "open":
+        return _nothing("paused" if stage["state"] == "paused" else "closed")
+    sweep(connection, stage_id, settings, now)
+    held = running_leases(connection, stage_id, person_id)
+    until = now + settings.lease_seconds
+    for lease in held:
+        if lease.item_id not in holding:
+            connection.execute(_RENEW, {"lease": lease.id, "end": until})
+            return _shown(connection, lease.item_id, lease.shown, until)
+    if stage["stopped"] is not None:
+        return _nothing("stopped")
+    if len(held) >= settings.max_leases:
+        return _nothing("enough_held")
+    if settings.budget is not None and stage["judged"] + _out(connection, stage_id) >= settings.budget:
+        return _nothing("budget")
+    row, position = _found(connection, stage_id, person_id, standing, settings)
+    if row is None:
+        return _nothing("all_taken" if _out(connection, stage_id) else "nothing_left")
+    item_id = row.id
+    take_place(connection, item_id)
+    order = list(range(len(row.candidates)))
+    if settings.blind_order:
+        order = shuffled(len(order), settings.seed, item_id, person_id)
+    _lease(connection, stage_id, item_id, person_id, order, now, until)
+    who = {"stage": stage_id, "person": person_id}
+    if position is None:
+        connection.execute(_HANDED, who)
+    else:
+        connection.execute(_HANDED_ON, {**who, "position": position, "item": item_id})
+    return _assignment(row, item_id, order, until)
 
 
 def assigned(store: Store, stage_id: int, person_id: int, item_id: int) -> Assignment | None:
@@ -124,15 +136,13 @@ def _nothing(reason: Reason) -> Nothing:
 
 def _out(connection: sa.Connection, stage_id: int) -> int:
     """Running leases, those on gold items aside."""
-    query = (
-        sa.select(sa.func.count())
-        .select_from(leases.join(items, items.c.id == leases.c.item_id))
-        .where(leases.c.stage_id == stage_id, leases.c.status == "running", items.c.is_gold == 0)
-    )
-    return connection.scalar(query) or 0
+    return connection.scalar(_OUT, {"stage": stage_id}) or 0
 
 
-def _open_items(*more: sa.ColumnElement[bool]) -> sa.Select[Any, Any]:
+_PAGE = (items.c.key, items.c.prompt, items.c.image, items.c.candidates)
+
+
+def _open_items(*more: sa.ColumnElement[bool]) -> Any:
     """The first open item that the person has not got and has not answered."""
     seen = sa.exists().where(
         leases.c.item_id == items.c.id,
@@ -140,7 +150,7 @@ def _open_items(*more: sa.ColumnElement[bool]) -> sa.Select[Any, Any]:
         leases.c.status.in_(("running", "answered")),
     )
     return (
-        sa.select(items.c.id, items.c.position)
+        sa.select(items.c.id, items.c.position, *_PAGE)
         .where(items.c.stage_id == sa.bindparam("stage"), items.c.open == 1, ~seen, *more)
         .order_by(items.c.position, items.c.id)
         .limit(1)
@@ -157,15 +167,35 @@ _FURTHER = _open_items(
     > sa.tuple_(sa.bindparam("position", type_=sa.Double), sa.bindparam("item", type_=Id)),
 )
 _GOLD = _open_items(items.c.is_gold == 1)
-_SHOWN = sa.select(items.c.key, items.c.prompt, items.c.image, items.c.candidates).where(
-    items.c.id == sa.bindparam("item")
+_SHOWN = sa.select(*_PAGE).where(items.c.id == sa.bindparam("item"))
+_OUT = (
+    sa.select(sa.func.count())
+    .select_from(leases.join(items, items.c.id == leases.c.item_id))
+    .where(leases.c.stage_id == sa.bindparam("stage"), leases.c.status == "running", items.c.is_gold == 0)
 )
+_RENEW = sa.update(leases).where(leases.c.id == sa.bindparam("lease")).values(until=sa.bindparam("end"))
+_HANDED = (
+    sa.update(roster)
+    .where(roster.c.stage_id == sa.bindparam("stage"), roster.c.person_id == sa.bindparam("person"))
+    .values(handed=roster.c.handed + 1)
+)
+_HANDED_ON = _HANDED.values(
+    reached_position=sa.bindparam("position", type_=sa.Double), reached_item=sa.bindparam("item", type_=Id)
+)
+# A person may have had the item before: then the lease is the same one.
+_LEASES = {
+    dialect: made.on_conflict_do_update(
+        index_elements=["item_id", "person_id"],
+        set_={name: made.excluded[name] for name in ("shown", "status", "since", "until")},
+    )
+    for dialect, made in (("sqlite", sqlite.insert(leases)), ("postgresql", postgresql.insert(leases)))
+}
 
 
 def _found(
     connection: sa.Connection, stage_id: int, person_id: int, standing: sa.Row[Any], settings: StageSettings
-) -> tuple[int | None, float | None]:
-    """The item, and the position that the search has reached with it (None: it stays where it was)."""
+) -> tuple[Any, float | None]:
+    """The item's row or None, and the position that the search has reached with it (None: it stays where it was)."""
     who = {"stage": stage_id, "person": person_id}
     returned = connection.execute(_RETURNED, who).one_or_none()
     ordinary = returned
@@ -178,10 +208,10 @@ def _found(
     if ordinary is not None and draw("gold", settings.seed, person_id, standing.handed) < settings.gold_rate:
         gold = connection.execute(_GOLD, who).one_or_none()
         if gold is not None:
-            return gold.id, None
+            return gold, None
     if ordinary is None:
         return None, None
-    return ordinary.id, None if returned is not None else ordinary.position
+    return ordinary, None if returned is not None else ordinary.position
 
 
 def _lease(
@@ -193,23 +223,16 @@ def _lease(
     now: float,
     until: float,
 ) -> None:
-    again = connection.execute(
-        sa.update(leases)
-        .where(leases.c.item_id == item_id, leases.c.person_id == person_id)
-        .values(status="running", shown=order, since=now, until=until)
-    )
-    if not again.rowcount:
-        connection.execute(
-            sa.insert(leases).values(
-                stage_id=stage_id,
-                item_id=item_id,
-                person_id=person_id,
-                shown=order,
-                status="running",
-                since=now,
-                until=until,
-            )
-        )
+    values = {
+        "stage_id": stage_id,
+        "item_id": item_id,
+        "person_id": person_id,
+        "shown": order,
+        "status": "running",
+        "since": now,
+        "until": until,
+    }
+    connection.execute(_LEASES[connection.dialect.name], values)
 
 
 def _shown(connection: sa.Connection, item_id: int, order: list[int], until: float) -> Assignment:

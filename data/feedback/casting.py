@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
@@ -14,6 +15,36 @@ from data.feedback.roster import CURRENT
 from data.feedback.stages import StageSettings
 from data.feedback.tables import edits, items, leases, roster, stages, votes
 
+# Built once: making a statement anew costs more than running it.
+_ITEM = sa.select(items).where(items.c.id == sa.bindparam("item"))
+_JUDGED = (
+    sa.update(items)
+    .where(items.c.id == sa.bindparam("item"))
+    .values(judged=items.c.judged + sa.bindparam("step", type_=sa.Integer))
+    .returning(items.c.judged, items.c.needed, items.c.is_gold)
+)
+_STAGE_JUDGED = (
+    sa.update(stages)
+    .where(stages.c.id == sa.bindparam("stage"))
+    .values(judged=stages.c.judged + sa.bindparam("step", type_=sa.Integer))
+)
+_ONE_MORE = (
+    sa.update(items)
+    .where(items.c.id == sa.bindparam("item"), items.c.judged < items.c.needed)
+    .values(needed=items.c.needed + 1, taken=items.c.taken + 1)
+)
+_ANSWERED = sa.update(leases).where(leases.c.id == sa.bindparam("lease")).values(status="answered")
+_VOTE = sa.insert(votes).returning(votes.c.id)
+
+
+@dataclass(frozen=True)
+class Lease:
+    """A person's hold on an item, running or not."""
+
+    id: int
+    status: str
+    shown: list[int]
+
 
 class LeaseLostError(DataError):
     """The item is not this person's, or not any more."""
@@ -23,24 +54,29 @@ class Casting:
     """The steps of one vote, inside its transaction."""
 
     def __init__(
-        self, connection: sa.Connection, settings: StageSettings, stage_id: int, item_id: int, person_id: int
+        self,
+        connection: sa.Connection,
+        settings: StageSettings,
+        stage_id: int,
+        item: sa.Row[Any],
+        person_id: int,
     ) -> None:
         self.connection = connection
         self.settings = settings
         self.stage_id = stage_id
-        self.item_id = item_id
+        self.item_id = int(item.id)
         self.person_id = person_id
-        item = self._item()
         self.is_gold = bool(item.is_gold)
         self.was_done = item.judged >= item.needed
+        self._counted: Any = None
 
     def _item(self) -> sa.Row[Any]:
-        return self.connection.execute(sa.select(items).where(items.c.id == self.item_id)).one()
+        return self.connection.execute(_ITEM, {"item": self.item_id}).one()
 
-    def take(self, counted: bool, counts: bool, lease: sa.Row[Any]) -> None:
+    def take(self, counted: bool, counts: bool, lease: Lease) -> None:
         """Have a place for a vote that counts, and give it up for one that does not."""
         has_place = counted or lease.status == "running"
-        if counts and not has_place and not take_place(self.connection, self.item_id):
+        if counts and not has_place and not self._late_place(lease):
             raise LeaseLostError(
                 "the time for this item was over, and other people have judged it since",
                 way_out="go on with the next item; a lead can give you more time (lease_seconds)",
@@ -52,36 +88,41 @@ class Casting:
         elif counts and not counted:
             self.count(1)
 
+    def _late_place(self, lease: Lease) -> bool:
+        """A place for somebody who holds the item no more.
+
+        An answer that comes after its time, while other people have the item but not answered it, is work done: it
+        is taken, and the item has one vote more than it was to have, so that theirs is not lost either.
+        """
+        if take_place(self.connection, self.item_id):
+            return True
+        if lease.status != "expired":
+            return False
+        return self.connection.execute(_ONE_MORE, {"item": self.item_id}).rowcount == 1
+
     def count(self, step: int) -> None:
         if step:
-            self.connection.execute(
-                sa.update(items).where(items.c.id == self.item_id).values(judged=items.c.judged + step)
-            )
+            self._counted = self.connection.execute(_JUDGED, {"item": self.item_id, "step": step}).one()
             if not self.is_gold:
-                self.connection.execute(
-                    sa.update(stages)
-                    .where(stages.c.id == self.stage_id)
-                    .values(judged=stages.c.judged + step)
-                )
+                self.connection.execute(_STAGE_JUDGED, {"stage": self.stage_id, "step": step})
 
     def insert(self, ballot: Ballot, key: str, shown: list[int], now: float, supersedes: int | None) -> int:
         vote_id = self.connection.execute(
-            sa.insert(votes)
-            .values(
-                stage_id=self.stage_id,
-                item_id=self.item_id,
-                person_id=self.person_id,
-                key=key,
-                kind=ballot.kind,
-                choice=ballot.choice,
-                strength=ballot.strength,
-                comment=ballot.comment,
-                shown=shown,
-                seconds=ballot.seconds,
-                at=now,
-                supersedes=supersedes,
-            )
-            .returning(votes.c.id)
+            _VOTE,
+            {
+                "stage_id": self.stage_id,
+                "item_id": self.item_id,
+                "person_id": self.person_id,
+                "key": key,
+                "kind": ballot.kind,
+                "choice": ballot.choice,
+                "strength": ballot.strength,
+                "comment": ballot.comment,
+                "shown": shown,
+                "seconds": ballot.seconds,
+                "at": now,
+                "supersedes": supersedes,
+            },
         ).scalar_one()
         if ballot.edit is not None:
             self.connection.execute(
@@ -92,7 +133,7 @@ class Casting:
         return vote_id
 
     def answered(self, flags: int, lease_id: int) -> None:
-        self.connection.execute(sa.update(leases).where(leases.c.id == lease_id).values(status="answered"))
+        self.connection.execute(_ANSWERED, {"lease": lease_id})
         self._flag(flags)
 
     def running_again(self, lease_id: int, until: float, flags: int) -> None:
@@ -121,7 +162,7 @@ class Casting:
 
     def settle(self) -> bool:
         """Ask for one vote more where people disagree; keep the stage's count; True if the item is done."""
-        item = self._item()
+        item = self._counted or self._item()
         done = item.judged >= item.needed
         if item.is_gold:
             return done

@@ -25,6 +25,7 @@ from data.feedback.items import NewItem, add_items, check_item
 from data.feedback.places import NOTE, Place, default_name, place_of, write_note
 from data.feedback.results import Judgements, judged_records, judgements, preference_pairs, undecided
 from data.feedback.stages import Stage, StageSettings, create_stage, list_stages, set_state
+from data.feedback.stopping import wanting
 from data.feedback.store import Store
 from data.feedback.summary import alphas
 from data.feedback.tables import items
@@ -152,30 +153,13 @@ def _settings(critic: People) -> StageSettings:
 
 def _demand(store: Store, stage: Stage, folder: Path) -> None:
     """Raise VotesMissing unless the stop rule is met: all votes, the quota, the budget, or a lead's word."""
-    settings = stage.settings
-    with store.read() as connection:
-        missing, votes = connection.execute(
-            sa.select(
-                sa.func.count(), sa.func.coalesce(sa.func.sum(items.c.needed - items.c.judged), 0)
-            ).where(
-                items.c.stage_id == stage.id,
-                items.c.is_gold == 0,
-                items.c.judged < items.c.needed,
-                items.c.flags < settings.flags_to_close,
-            )
-        ).one()
-        total = connection.scalar(
-            sa.select(sa.func.count()).where(items.c.stage_id == stage.id, items.c.is_gold == 0)
-        )
-    spent = settings.budget is not None and stage.judged >= settings.budget
-    if not missing or spent or stage.stopped is not None or stage.state == "closed":
+    left = wanting(store, stage.id)
+    if not left.items:
         return
-    if settings.budget is not None:
-        votes = min(votes, settings.budget - stage.judged)
     relative = os.path.relpath(folder)
     where = shlex.quote(str(folder.absolute()) if relative.startswith("..") else relative)
     raise VotesMissing(
-        f"{missing} of {total} items need votes, {votes} in all; {stage.judged} are there",
+        f"{left.items} of {left.of} items need votes, {left.votes} in all; {left.judged} are there",
         f"heliograph label people add {where} NAME    (once for each person: it prints the link to send)\n"
         f"  heliograph label serve {where}\n"
         "  and when people are done, the same command again.",

@@ -7,7 +7,8 @@ The neutral row that every format is turned into: {"id", "prompt", "candidates",
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -81,6 +82,17 @@ def import_rows(store: Store, stage_id: int, rows: Iterable[Placed], *, now: flo
             count_again(connection, stage_id)
     store.analyze()
     return Imported(len(new), sum(map(len, given.values())), added)
+
+
+def left_out(of: Judgements, kinds: Collection[str]) -> dict[str, int]:
+    """What an export without a place for these kinds of vote does not hold, counted."""
+    found: Counter[str] = Counter()
+    for vote in (vote for item in of.items for vote in of.of(item)):
+        if vote.kind in kinds and vote.kind != "edit":
+            found[vote.kind] += 1
+        if vote.edit is not None and "edit" in kinds:
+            found["edit"] += 1
+    return dict(sorted(found.items()))
 
 
 def export_rows(of: Judgements) -> Iterator[dict[str, Any]]:

@@ -30,6 +30,10 @@ _TIES = {"tie", "equal", "same", "both", "none", "neither"}
 _OWN = {"id", "status", "_server_id", "inserted_at", "updated_at", "external_id", "metadata", "vectors"}
 
 
+# Kinds of vote that its records have no place for; an edit beside another vote has none either.
+NO_PLACE = ("skip", "flag", "edit")
+
+
 def person_uuid(name: str) -> str:
     """The `user_id` that an export gives a person."""
     return str(uuid.uuid5(_PEOPLE, name))

@@ -23,6 +23,8 @@ LONGEST_LINE = 16 * 2**20
 
 def import_jsonl(store: Store, stage_id: int, path: Path, *, longest_line: int = LONGEST_LINE) -> Imported:
     """Items (or rows of prompt, chosen, rejected), one a line; all or none."""
+    if path.is_dir():
+        raise DataError("a folder, not a file", where=str(path), way_out="--from dataset reads folders")
     return import_rows(store, stage_id, hostile_lines(path, longest_line))
 
 

@@ -34,6 +34,10 @@ LABELLING_CONFIGS = {
 _TEXTS = re.compile(r"(?:text|response|answer|candidate)[-_ ]?(\d+)")
 
 
+# Kinds of vote that its tasks have no place for; an edit beside another vote has none either.
+NO_PLACE = ("flag", "edit")
+
+
 def to_label_studio(of: Judgements) -> Iterator[dict[str, Any]]:
     """Tasks with their annotations. Flags and edits have no place in them; a skip is a cancelled annotation."""
     for number, item in enumerate(of.items, start=1):

@@ -66,14 +66,16 @@ def check_name(name: object, where: str | None = None) -> str:
     return name
 
 
+# Built once: making a statement anew costs more than running it.
+_BY_TOKEN = sa.select(people).where(people.c.token_hash == sa.bindparam("hashed"), people.c.active)
+
+
 def person_by_token(store: Store, token: str) -> Person | None:
     """The active person who holds the token, or None."""
     if not token or len(token) > 200:
         return None
-    with store.read() as connection:
-        row = connection.execute(
-            sa.select(people).where(people.c.token_hash == _hash(token), people.c.active)
-        ).one_or_none()
+    with store.glance() as connection:
+        row = connection.execute(_BY_TOKEN, {"hashed": _hash(token)}).one_or_none()
     return None if row is None else _person(row)
 
 

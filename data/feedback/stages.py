@@ -142,6 +142,13 @@ def stage_of(row: Any) -> Stage:
     return Stage(row.id, row.name, settings, state, row.stopped, row.done, row.judged, row.created_at)
 
 
+def drop_empty(store: Store, stage_id: int) -> None:
+    """Remove a stage that has no items and so no votes: an import that failed leaves nothing behind."""
+    with store.write() as connection:
+        there = sa.exists().where(items.c.stage_id == stage_id)
+        connection.execute(sa.delete(stages).where(stages.c.id == stage_id, ~there))
+
+
 def set_state(store: Store, stage_id: int, state: State) -> Stage:
     """Pause (nothing new is given out, work in hand is taken), close (nothing is taken), or open again.
 

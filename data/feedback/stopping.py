@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import sqlalchemy as sa
 
@@ -14,6 +15,35 @@ from data.feedback.tables import items, stages
 
 # Alpha is read from all votes, so it is asked for only after so many further items.
 STEP = 25
+
+
+@dataclass(frozen=True)
+class Wanting:
+    """What a stage still waits for; nothing, once its stop rule is met or a lead has closed it."""
+
+    items: int
+    votes: int
+    of: int
+    """All its items, those with a known answer aside."""
+    judged: int
+
+
+def wanting(store: Store, stage_id: int) -> Wanting:
+    """All votes, the quota, the budget, or a lead's word: whichever comes first ends the waiting."""
+    ours = (items.c.stage_id == stage_id) & (items.c.is_gold == 0)
+    with store.read() as connection:
+        stage = connection.execute(sa.select(stages).where(stages.c.id == stage_id)).one()
+        settings = StageSettings.model_validate(stage.settings)
+        missing, votes = connection.execute(
+            sa.select(
+                sa.func.count(), sa.func.coalesce(sa.func.sum(items.c.needed - items.c.judged), 0)
+            ).where(ours, items.c.judged < items.c.needed, items.c.flags < settings.flags_to_close)
+        ).one()
+        total = connection.scalar(sa.select(sa.func.count()).where(ours)) or 0
+    left = None if settings.budget is None else max(0, settings.budget - stage.judged)
+    if left == 0 or stage.stopped is not None or stage.state == "closed":
+        return Wanting(0, 0, total, stage.judged)
+    return Wanting(missing, votes if left is None else min(votes, left), total, stage.judged)
 
 
 def check_due(connection: sa.Connection, stage_id: int, settings: StageSettings) -> bool:

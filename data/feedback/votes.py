@@ -7,14 +7,16 @@ key again is the same vote, and gives the same receipt.
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, cast
 
 import sqlalchemy as sa
 
 from data.errors import DataError
+from data.feedback.assignment import Assignment, Nothing, next_in, next_item
 from data.feedback.ballots import COUNTED, RETRACT, Ballot, Edit, Kind, check_ballot, storable
-from data.feedback.casting import Casting, LeaseLostError
+from data.feedback.casting import Casting, Lease, LeaseLostError
 from data.feedback.leases import take_place
 from data.feedback.roster import CURRENT, enrolled
 from data.feedback.stages import StageSettings
@@ -22,9 +24,30 @@ from data.feedback.stopping import check_due, check_stop
 from data.feedback.store import Store, lock_stage
 from data.feedback.tables import edits, items, leases, votes
 
-__all__ = ["LeaseLostError", "Receipt", "VoteConflictError", "retract", "submit"]
+__all__ = ["LeaseLostError", "Receipt", "VoteConflictError", "retract", "submit", "submit_and_next"]
 
 LONGEST_KEY = 200
+# Built once: making a statement anew costs more than running it.
+_ITEM = sa.select(items).where(items.c.id == sa.bindparam("item"), items.c.stage_id == sa.bindparam("stage"))
+_ITEM_AND_LEASE = (
+    sa.select(
+        items,
+        leases.c.id.label("lease_id"),
+        leases.c.status.label("lease_status"),
+        leases.c.shown.label("lease_shown"),
+    )
+    .outerjoin(leases, (leases.c.item_id == items.c.id) & (leases.c.person_id == sa.bindparam("person")))
+    .where(items.c.id == sa.bindparam("item"), items.c.stage_id == sa.bindparam("stage"))
+)
+_WITH_KEY = sa.select(votes).where(
+    votes.c.person_id == sa.bindparam("person"), votes.c.key == sa.bindparam("press")
+)
+_LAST = sa.select(votes).where(
+    votes.c.item_id == sa.bindparam("item"), votes.c.person_id == sa.bindparam("person"), CURRENT
+)
+_LEASE = sa.select(leases).where(
+    leases.c.item_id == sa.bindparam("item"), leases.c.person_id == sa.bindparam("person")
+)
 
 
 class VoteConflictError(DataError):
@@ -66,16 +89,47 @@ def submit(
     Raises BallotError (it does not fit), VoteConflictError (there is a vote already), LeaseLostError (the item went to
     somebody else), NotAllowedError (inactive or barred), DataError (closed, unknown).
     """
+    return _submit(store, stage_id, person_id, item_id, ballot, key, supersedes, None, now)[0]
+
+
+def submit_and_next(
+    store: Store,
+    stage_id: int,
+    person_id: int,
+    item_id: int,
+    ballot: Ballot,
+    key: str,
+    *,
+    holding: Collection[int],
+    supersedes: int | None = None,
+    now: float | None = None,
+) -> tuple[Receipt, Assignment | Nothing]:
+    """`submit`, and then `next_item`, in one transaction wherever the vote cannot end the stage."""
+    receipt, found = _submit(store, stage_id, person_id, item_id, ballot, key, supersedes, holding, now)
+    return receipt, found or next_item(store, stage_id, person_id, holding=holding, now=now)
+
+
+def _submit(
+    store: Store,
+    stage_id: int,
+    person_id: int,
+    item_id: int,
+    ballot: Ballot,
+    key: str,
+    supersedes: int | None,
+    holding: Collection[int] | None,
+    given_now: float | None,
+) -> tuple[Receipt, Assignment | Nothing | None]:
     storable(key, "the key", LONGEST_KEY)
     if not key:
         raise DataError("a vote needs a key", way_out="make a random one for each press of a button")
-    now = time.time() if now is None else now
+    now = time.time() if given_now is None else given_now
     with store.write() as connection:
         stage = lock_stage(connection, stage_id)
         settings = StageSettings.model_validate(stage["settings"])
-        enrolled(connection, stage_id, person_id)
+        standing = enrolled(connection, stage_id, person_id)
         item = connection.execute(
-            sa.select(items).where(items.c.id == item_id, items.c.stage_id == stage_id)
+            _ITEM_AND_LEASE, {"item": item_id, "stage": stage_id, "person": person_id}
         ).one_or_none()
         if item is None:
             raise DataError(f"the stage has no item {item_id}", way_out="ask for the next item")
@@ -84,21 +138,28 @@ def submit(
         )
         before = _with_key(connection, person_id, key)
         if before is not None:
-            return _repeated(connection, before, item_id, fit, item)
+            return _repeated(connection, before, item_id, fit, item), None
         if stage["state"] == "closed":
             raise DataError("the stage is closed", way_out="a lead can open it again")
         last = _last(connection, item_id, person_id)
         _may_follow(last, supersedes)
-        lease = _lease(connection, item_id, person_id)
-        new = Casting(connection, settings, stage_id, item_id, person_id)
+        if item.lease_id is None:
+            raise _never_given()
+        lease = Lease(item.lease_id, item.lease_status, item.lease_shown)
+        new = Casting(connection, settings, stage_id, item, person_id)
         new.take(_counts(last), fit.kind in COUNTED, lease)
         vote_id = new.insert(fit, key, lease.shown, now, None if last is None else last.id)
         new.answered(_flags(fit.kind) - _flags(None if last is None else last.kind), lease.id)
         done = new.settle()
         due = done and check_due(connection, stage_id, settings)
+        found: Assignment | Nothing | None = None
+        if holding is not None and not due:
+            if settings.budget is not None:
+                stage = lock_stage(connection, stage_id)  # this vote counts
+            found = next_in(connection, stage, settings, standing, person_id, holding, now)
     if due:
         check_stop(store, stage_id)
-    return Receipt(vote_id, item_id, repeated=False, item_done=done)
+    return Receipt(vote_id, item_id, repeated=False, item_done=done), found
 
 
 def retract(
@@ -130,7 +191,8 @@ def retract(
         last = _last(connection, vote.item_id, person_id)
         _may_follow(last, vote_id)
         lease = _lease(connection, vote.item_id, person_id)
-        new = Casting(connection, settings, stage_id, vote.item_id, person_id)
+        item = connection.execute(_ITEM, {"item": vote.item_id, "stage": stage_id}).one()
+        new = Casting(connection, settings, stage_id, item, person_id)
         # The place goes back to the lease; a skip had none, and takes one again.
         if not _counts(last) and not take_place(connection, vote.item_id):
             raise LeaseLostError(
@@ -147,9 +209,7 @@ def retract(
 
 
 def _with_key(connection: sa.Connection, person_id: int, key: str) -> sa.Row[Any] | None:
-    return connection.execute(
-        sa.select(votes).where(votes.c.person_id == person_id, votes.c.key == key)
-    ).one_or_none()
+    return connection.execute(_WITH_KEY, {"person": person_id, "press": key}).one_or_none()
 
 
 def _repeated(
@@ -172,9 +232,7 @@ def _repeated(
 
 
 def _last(connection: sa.Connection, item_id: int, person_id: int) -> sa.Row[Any] | None:
-    return connection.execute(
-        sa.select(votes).where(votes.c.item_id == item_id, votes.c.person_id == person_id, CURRENT)
-    ).one_or_none()
+    return connection.execute(_LAST, {"item": item_id, "person": person_id}).one_or_none()
 
 
 def _may_follow(last: sa.Row[Any] | None, supersedes: int | None) -> None:
@@ -192,13 +250,15 @@ def _may_follow(last: sa.Row[Any] | None, supersedes: int | None) -> None:
     )
 
 
-def _lease(connection: sa.Connection, item_id: int, person_id: int) -> sa.Row[Any]:
-    lease = connection.execute(
-        sa.select(leases).where(leases.c.item_id == item_id, leases.c.person_id == person_id)
-    ).one_or_none()
+def _lease(connection: sa.Connection, item_id: int, person_id: int) -> Lease:
+    lease = connection.execute(_LEASE, {"item": item_id, "person": person_id}).one_or_none()
     if lease is None:
-        raise LeaseLostError("the item was never given to you", way_out="ask for the next item")
-    return lease
+        raise _never_given()
+    return Lease(lease.id, lease.status, lease.shown)
+
+
+def _never_given() -> LeaseLostError:
+    return LeaseLostError("the item was never given to you", way_out="ask for the next item")
 
 
 def _counts(vote: sa.Row[Any] | None) -> bool:

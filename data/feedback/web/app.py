@@ -15,19 +15,21 @@ import sqlalchemy as sa
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, RedirectResponse, Response
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError
 
 from data.errors import DataError
 from data.feedback.assignment import Assignment, assigned, next_item
+from data.feedback.assignment import Nothing as NoItem
 from data.feedback.ballots import BallotError
 from data.feedback.history import Vote, history
+from data.feedback.leases import renew
 from data.feedback.people import NotAllowedError, person_by_token
 from data.feedback.stages import get_stage
 from data.feedback.store import Store
 from data.feedback.tables import items, stages, votes
-from data.feedback.votes import LeaseLostError, Receipt, VoteConflictError, retract, submit
+from data.feedback.votes import LeaseLostError, Receipt, VoteConflictError, retract, submit, submit_and_next
 from data.feedback.web import images, lead
-from data.feedback.web.bodies import NextIn, Nothing, UndoIn, VoteIn
+from data.feedback.web.bodies import HoldIn, NextIn, Nothing, UndoIn, VoteIn
 from data.feedback.web.guard import Guard, Pace, cookie_name, csrf_token, person_of, told
 
 FILES = {
@@ -35,6 +37,7 @@ FILES = {
     "text.js": "text/javascript",
     "maths.js": "text/javascript",
     "outbox.js": "text/javascript",
+    "kept.js": "text/javascript",
     "label.js": "text/javascript",
     "answer.js": "text/javascript",
     "lead.js": "text/javascript",
@@ -181,6 +184,7 @@ def _work(app: FastAPI, place: Served) -> None:
                     "kinds": settings.kinds,
                     "strength_max": settings.strength_max,
                     "ahead": settings.max_leases,
+                    "lease_seconds": settings.lease_seconds,
                     **stage_progress(),
                 },
                 "answered": _answered(place, person.id),
@@ -192,21 +196,20 @@ def _work(app: FastAPI, place: Served) -> None:
         person = person_of(request.scope["state"])
         return JSONResponse(_next(place, person.id, body.holding))
 
+    @app.post("/api/hold")
+    def hold(body: HoldIn, request: Request) -> JSONResponse:  # pyright: ignore[reportUnusedFunction]
+        person = person_of(request.scope["state"])
+        return JSONResponse({"lost": renew(store, stage_id, person.id, body.holding)})
+
     @app.post("/api/vote")
     def vote(body: VoteIn, request: Request) -> JSONResponse:  # pyright: ignore[reportUnusedFunction]
         person = person_of(request.scope["state"])
-        receipt = submit(
-            store, stage_id, person.id, body.item_id, body.ballot(), body.key, supersedes=body.supersedes
-        )
-        answer: dict[str, Any] = {"receipt": _receipt(receipt)}
-        if body.holding is not None:
-            # The vote is on the disk: whatever becomes of the next item, its receipt is due.
-            try:
-                answer |= _next(place, person.id, body.holding)
-                answer["progress"] = stage_progress()
-            except (DataError, SQLAlchemyError) as fault:
-                answer["later"] = fault.what if isinstance(fault, DataError) else "the store does not answer"
-        return JSONResponse(answer)
+        vote = (store, stage_id, person.id, body.item_id, body.ballot(), body.key)
+        if body.holding is None:
+            return JSONResponse({"receipt": _receipt(submit(*vote, supersedes=body.supersedes))})
+        # If this fails half-way, the page sends the same key again, and gets the receipt.
+        receipt, found = submit_and_next(*vote, holding=body.holding, supersedes=body.supersedes)
+        return JSONResponse({"receipt": _receipt(receipt), **_told(found), "progress": stage_progress()})
 
     @app.post("/api/undo")
     def undo(body: UndoIn, request: Request) -> JSONResponse:  # pyright: ignore[reportUnusedFunction]
@@ -222,7 +225,10 @@ def _work(app: FastAPI, place: Served) -> None:
 
 
 def _next(place: Served, person_id: int, holding: list[int]) -> dict[str, Any]:
-    found = next_item(place.store, place.stage_id, person_id, holding=holding)
+    return _told(next_item(place.store, place.stage_id, person_id, holding=holding))
+
+
+def _told(found: Assignment | NoItem) -> dict[str, Any]:
     if isinstance(found, Assignment):
         return {"item": _shown(found)}
     return {"item": None, "reason": found.reason, "why": found.why}

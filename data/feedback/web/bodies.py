@@ -52,6 +52,10 @@ class NextIn(Body):
     holding: Holding = Field(default_factory=list[int])
 
 
+class HoldIn(Body):
+    holding: Holding
+
+
 class Nothing(Body):
     """An empty object: a change that needs no more than its name."""
 

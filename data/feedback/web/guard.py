@@ -49,16 +49,24 @@ STRANGER = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="c
 """
 
 
+Who = int | str
+# Strangers' addresses are not remembered without end.
+MOST_REMEMBERED = 10_000
+
+
 @dataclass
 class Pace:
-    """So many requests a second for each person, and a reserve for bursts."""
+    """So many requests a second for each person, or for a stranger's address, and a reserve for bursts."""
 
     rate: float = 20.0
     burst: float = 100.0
-    _left: dict[int, tuple[float, float]] = field(default_factory=dict[int, tuple[float, float]])
+    _left: dict[Who, tuple[float, float]] = field(default_factory=dict[Who, tuple[float, float]])
 
-    def wait(self, person: int, now: float) -> float:
+    def wait(self, person: Who, now: float) -> float:
         """0 if the person may go on, else the seconds after which."""
+        if len(self._left) > MOST_REMEMBERED:
+            full = self.burst / self.rate
+            self._left = {who: one for who, one in self._left.items() if now - one[1] < full}
         left, since = self._left.get(person, (self.burst, now))
         left = min(self.burst, left + (now - since) * self.rate)
         if left < 1:
@@ -112,19 +120,17 @@ class Guard:
         path, method = scope["path"], scope["method"]
         if method not in ("GET", "HEAD", "POST"):
             return told(405, "method", "only GET and POST are answered here")
+        now = time.monotonic()
         if path.startswith(DOOR) and method == "GET":
-            return receive
+            return self._too_fast(_address(scope), now) or receive
         token = _cookie(headers, self.cookie)
         try:
             person = await run_in_threadpool(person_by_token, self.store, token)
         except DBAPIError:
             return told(503, "busy", "the label store does not answer", "try again in a moment")
         if person is None:
-            return _stranger(path)
-        wait = self.pace.wait(person.id, time.monotonic())
-        if wait > 0:
-            slow = told(429, "pace", "too many requests", "wait a moment")
-            slow.headers["retry-after"] = str(max(1, round(wait)))
+            return self._too_fast(_address(scope), now) or _stranger(path)
+        if slow := self._too_fast(person.id, now):
             return slow
         if _leads_only(path) and person.role != "lead":
             return told(403, "not_allowed", f"{person.name} is no lead", "ask a lead of the stage")
@@ -138,6 +144,19 @@ class Guard:
         if headers.get("content-type", "").split(";")[0].strip() != "application/json":
             return told(415, "type", "the body is not application/json")
         return await _body(headers, receive)
+
+    def _too_fast(self, who: Who, now: float) -> Response | None:
+        wait = self.pace.wait(who, now)
+        if wait <= 0:
+            return None
+        slow = told(429, "pace", "too many requests", "wait a moment")
+        slow.headers["retry-after"] = str(max(1, round(wait)))
+        return slow
+
+
+def _address(scope: Scope) -> str:
+    client = scope.get("client")
+    return str(client[0]) if client else "unknown"
 
 
 def told(status: int, error: str, what: str, way_out: str | None = None, **more: Any) -> JSONResponse:

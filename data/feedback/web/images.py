@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import stat
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -10,6 +9,7 @@ import sqlalchemy as sa
 from data.errors import DataError
 from data.feedback.store import Store
 from data.feedback.tables import items
+from data.pictures import find
 
 LARGEST = 32 * 2**20
 # What a browser may be told, by the first bytes. SVG is left out: it is a document that can hold scripts.
@@ -19,24 +19,6 @@ SIGNS = (
     (b"GIF87a", "image/gif"),
     (b"GIF89a", "image/gif"),
 )
-
-
-def find(folder: Path, name: str) -> Path:
-    """The file below the folder that `name` means, links followed; raises DataError if it leads out."""
-    root = folder.resolve()
-    try:
-        path = (root / name).resolve()
-        inside = path.is_relative_to(root) and stat.S_ISREG(path.stat().st_mode)
-    except (OSError, ValueError, RuntimeError):  # not there; a NUL; links in a circle
-        inside = False
-        path = root
-    if not inside:
-        raise DataError(
-            "the image is not a file in the folder of images",
-            where=name,
-            way_out=f"put it below {folder}, and write its path relative to that folder",
-        )
-    return path
 
 
 def read(folder: Path, name: str) -> tuple[bytes, str]:

@@ -6,9 +6,11 @@ const $ = (id) => document.getElementById(id);
 const PAUSE = 300;
 const ASK_AGAIN = 10000;
 const REMEMBERED = 40;
+const HOLD_SECONDS = 60;
 
 let me = null;        // who, and how the stage asks
 let outbox = null;
+let texts = null;
 let queue = [];       // the item on the page, and those loaded ahead
 let answer = null;
 let past = [];        // the last answers, newest first: {key, vote_id, item, body, saved}
@@ -19,13 +21,14 @@ let fetching = false;
 let shown = 0;        // when the item came up
 let seen = 0;         // seconds for which it was before somebody's eyes
 let seenSince = null;
+let active = 0;       // when somebody last did something here
 
 async function begin() {
   for (let wait = 1; me === null; wait = Math.min(wait * 2, 15)) {
     try {
       me = await ask("/api/me");
     } catch (fault) {
-      if (fault instanceof Refused) { stop("This page cannot be opened", `${fault.told.what}. ${fault.told.way_out || ""}`); return; }
+      if (fault instanceof Refused) { stop("shut", "This page cannot be opened", `${fault.told.what}. ${fault.told.way_out || ""}`); return; }
       saved("offline", "no connection");
       await new Promise((done) => setTimeout(done, wait * 1000));
     }
@@ -51,14 +54,37 @@ async function begin() {
     send: (path, body) => ask(`/api/${path}`, path === "vote" ? { ...body, holding: holding(body.item_id) } : body, me.mark),
     sent, refused, changed: showSaved,
   });
+  texts = new Texts(`heliograph:text:${stage.mark}:${me.id}:`);
   // What a closed tab or a lost connection has left goes first: it decides what comes next.
   await outbox.drain();
   await readHistory();
   await ensure();
   show();
+  setInterval(hold, 1000 * Math.min(HOLD_SECONDS, stage.lease_seconds / 3));
 }
 
 // ---- items
+
+// Whoever still looks at an item keeps it; a page that is left alone gives its items to others in the end.
+async function hold() {
+  const away = performance.now() - active > 1000 * Math.max(HOLD_SECONDS, me.stage.lease_seconds);
+  if (document.hidden || away || !queue.length || outbox.state !== "idle") return;
+  let lost = [];
+  try {
+    lost = (await ask("/api/hold", { holding: queue.map((item) => item.id).slice(0, 20) }, me.mark)).lost;
+  } catch { return; /* without a connection nothing is lost yet: the answer is kept, and sent */ }
+  if (!lost.length) return;
+  const first = queue[0] && lost.includes(queue[0].id) ? queue[0] : null;
+  queue = queue.filter((item) => !lost.includes(item.id));
+  if (first) {
+    const kept = texts.refuse({ key: randomKey(), edit: answer?.edit ?? texts.draft(first.id, "edit"), comment: texts.draft(first.id, "flag")?.text }, first, "others had judged the item by then");
+    texts.forget(first.id);
+    for (const open of document.querySelectorAll("#editing[open], #flagging[open]")) open.close();
+    answer = null;
+    notice(`While you were away, other people judged the item that was here.${kept ? " What you wrote is kept under Last answers." : ""}`);
+  }
+  ensure().then(show);
+}
 
 function holding(except) {
   const waiting = outbox.entries().filter((one) => one.path === "vote").map((one) => one.body.item_id);
@@ -199,8 +225,9 @@ function paint() {
   none.hidden = answer.mode !== "choose" && !me.stage.kinds.includes("tie");
   none.querySelector("span").textContent = answer.mode === "choose" ? "None fits" : "No difference";
   none.setAttribute("aria-pressed", String(answer.none));
-  $("edited").hidden = answer.edit === null;
-  $("edited").textContent = "your text is kept ✎";
+  const draft = texts.draft(answer.item.id, "edit");
+  $("edited").hidden = answer.edit === null && draft === null;
+  $("edited").textContent = answer.edit ? "your text is kept ✎" : "an unfinished text ✎";
   $("confirm").setAttribute("aria-disabled", String(answer.vote() === null));
   $("undo").disabled = past.every((one) => one.undone);
   $("compare").hidden = answer.width < 2;
@@ -229,6 +256,7 @@ function give(vote) {
   past.length = Math.min(past.length, REMEMBERED);
   answer = null;
   me.answered += 1;
+  texts.forget(item.id);
   outbox.add({ key, path: "vote", body });
   hear(`${inWords(body, item)}${queue.length ? "; next item" : ""}`);
   show();
@@ -250,12 +278,14 @@ function sent(entry, told) {
 function refused(entry, fault) {
   const { told } = fault;
   if (entry.path === "vote") {
-    past = past.filter((one) => one.key !== entry.key);
+    const record = past.find((one) => one.key === entry.key);
+    past = past.filter((one) => one !== record);
     me.answered -= 1;
     const gone = told.error === "lease_lost" ? "One answer came too late: others had judged the item by then."
       : told.error === "conflict" ? "You had answered that item already, in another tab or on another machine. The first answer counts."
       : `One answer was not taken: ${told.what}. ${told.way_out || ""}`;
-    notice(gone);
+    const kept = texts.refuse(entry.body, record?.item, gone);
+    notice(`${gone}${kept ? " What you wrote is kept under Last answers." : ""}`);
   } else {
     queue = queue.filter((item) => item.id !== entry.item_id);
     notice(`It could not be taken back: ${told.what}. ${told.way_out || ""}`);
@@ -342,13 +372,17 @@ function showSaved() {
 }
 
 function over() {
-  if (!ended) { stop(outbox.waiting || outbox.state === "offline" ? "Waiting for the connection" : "One moment", outbox.waiting ? "Your answers are kept in this browser, and sent as soon as it is back." : ""); return; }
+  if (!ended) { stop("wait", outbox.waiting || outbox.state === "offline" ? "Waiting for the connection" : "One moment", outbox.waiting ? "Your answers are kept in this browser, and sent as soon as it is back." : ""); return; }
   const titles = { paused: "A pause", closed: "This stage is closed", stopped: "Done, thank you", budget: "Done, thank you", nothing_left: "Done, thank you", all_taken: "Nothing for the moment", shut: "This page is closed for you" };
-  stop(titles[ended.reason] || "Nothing for the moment", `${ended.why[0].toUpperCase()}${ended.why.slice(1)}.`);
+  const kind = ["stopped", "budget", "nothing_left"].includes(ended.reason) ? "done" : ended.reason === "shut" ? "shut" : "wait";
+  stop(kind, titles[ended.reason] || "Nothing for the moment", `${ended.why[0].toUpperCase()}${ended.why.slice(1)}.`);
 }
 
-function stop(title, why) {
+const OVER_SIGNS = { done: "✓", wait: "⋯", shut: "✕" };
+function stop(kind, title, why) {
   $("over").hidden = false;
+  $("over").dataset.kind = kind;
+  $("over-sign").textContent = OVER_SIGNS[kind];
   $("item").hidden = $("bar").hidden = true;
   if ($("over-title").textContent !== title) { $("over-title").textContent = title; $("over-title").focus(); }
   $("over-why").textContent = why;
@@ -385,7 +419,7 @@ function openDialog(id) { $(id).showModal(); }
 function showHistory() {
   const list = $("history").querySelector("ol");
   list.replaceChildren(...past.filter((one) => !one.undone).map((record) => {
-    const text = record.item ? (typeof record.item.prompt === "string" ? record.item.prompt : record.item.prompt.map((one) => typeof one.content === "string" ? one.content : "").join(" ")) : "";
+    const text = record.item ? plainPrompt(record.item.prompt) : "";
     return element("li", {},
       element("span", { class: "said", dir: "auto", text: [inWords(record.body, record.item), pickedText(record.body, record.item).slice(0, 60)].filter(Boolean).join(": ") }),
       element("span", { class: "about", dir: "auto", text: text.slice(0, 160) }),
@@ -393,10 +427,25 @@ function showHistory() {
       element("button", { type: "button", text: "Take back", "aria-label": `Take back: ${inWords(record.body, record.item)}`, onclick: () => { $("history").close(); undo(record); } }));
   }));
   if (!list.children.length) list.append(element("li", { class: "none", text: "None yet." }));
-  openDialog("history");
+  showRefused();
+  if (!$("history").open) openDialog("history");
 }
 
-function startFlag() { if (answer && !$("flag").hidden) { $("comment").value = ""; openDialog("flagging"); } }
+function showRefused() {
+  const { refused } = texts;
+  $("refused").hidden = !refused.length;
+  $("refused").querySelector("ul").replaceChildren(...refused.map((one) => element("li", {},
+    element("span", { class: "about", dir: "auto", text: one.prompt }),
+    element("textarea", { readonly: true, rows: "3", dir: "auto", "aria-label": `What you wrote: ${one.why}` }, one.words),
+    element("span", { class: "state", text: one.why }),
+    element("button", { type: "button", text: "Let it go", onclick: () => { texts.dropRefused(one.key); showRefused(); } }))));
+}
+
+function startFlag() {
+  if (!answer || $("flag").hidden) return;
+  $("comment").value = texts.draft(answer.item.id, "flag")?.text ?? "";
+  openDialog("flagging");
+}
 
 function sendFlag() {
   const comment = $("comment").value.trim();
@@ -409,7 +458,8 @@ function startEdit() {
   if (!answer || $("edit").hidden) return;
   const focused = [...$("candidates").children].indexOf(document.activeElement.closest(".card"));
   const picked = [...Array(answer.width).keys()].find((place) => answer.picked(place));
-  const base = answer.edit ? answer.item.candidates.findIndex((one) => one.index === answer.edit.candidate) : focused >= 0 ? focused : picked ?? 0;
+  const begun = answer.edit ?? texts.draft(answer.item.id, "edit");
+  const base = begun ? answer.item.candidates.findIndex((one) => one.index === begun.candidate) : focused >= 0 ? focused : picked ?? 0;
   const choices = answer.item.candidates.map((_, place) => [String(place), String(place + 1)]);
   segments($("bases"), [...choices, ["-1", "nothing"]], (value) => {
     const texts = answer.item.candidates.map((one) => one.text);
@@ -418,18 +468,23 @@ function startEdit() {
     if (!current.trim() || texts.includes(current)) $("better").value = texts[Number(value)] ?? "";
   });
   $("bases").querySelector(`input[value="${base}"]`).checked = true;
-  $("better").value = answer.edit ? answer.edit.text : answer.item.candidates[base].text;
+  $("better").value = begun ? begun.text : answer.item.candidates[base].text;
   openDialog("editing");
   $("better").focus();
 }
 
-function keepEdit() {
+// What is in the box, and the candidate that it started from; null: nothing was changed.
+function written() {
   const text = $("better").value;
-  const base = Number($("bases").querySelector("input:checked").value);
-  const original = base < 0 ? null : answer.item.candidates[base];
+  const original = answer.item.candidates[Number($("bases").querySelector("input:checked").value)] ?? null;
+  return !text.trim() || (original && original.text === text) ? null : { text, candidate: original ? original.index : null };
+}
+
+function keepEdit() {
+  answer.edit = written();
+  if (!answer.edit) texts.keepDraft(answer.item.id, "edit", null);
   $("editing").close();
-  if (!text.trim() || (original && original.text === text)) { answer.edit = null; hear("nothing was changed"); }
-  else { answer.edit = { text, candidate: original ? original.index : null }; hear("your text is kept with the answer"); }
+  hear(answer.edit ? "your text is kept with the answer" : "nothing was changed");
   paint();
 }
 
@@ -507,11 +562,16 @@ function listen() {
     $(id).addEventListener("click", (event) => { if (event.detail < 2 || !["confirm", "skip", "undo"].includes(id)) act(); });
   }
   for (const button of document.querySelectorAll("[data-close]")) button.addEventListener("click", () => button.closest("dialog").close());
+  $("editing").addEventListener("close", () => { if (answer) paint(); });
+  // A box that was closed by mistake opens again with what was in it, also after a reload.
+  $("better").addEventListener("input", () => texts.keepDraft(answer.item.id, "edit", written()));
+  $("comment").addEventListener("input", () => texts.keepDraft(answer.item.id, "flag", $("comment").value.trim() ? { text: $("comment").value } : null));
+  for (const name of ["pointerdown", "pointermove", "keydown", "scroll", "touchstart"]) addEventListener(name, () => { active = performance.now(); }, { passive: true });
   $("notice").querySelector("button").addEventListener("click", () => { $("notice").hidden = true; });
   document.addEventListener("visibilitychange", () => {
     const now = performance.now();
     if (document.hidden && seenSince !== null) { seen += now - seenSince; seenSince = null; }
-    else if (!document.hidden) { seenSince = now; if (me && outbox) { outbox.drain(true); if (!queue.length) ensure().then(show); } }
+    else if (!document.hidden) { seenSince = now; active = now; if (me && outbox) { outbox.drain(true); if (queue.length) hold(); else ensure().then(show); } }
   });
   addEventListener("storage", (event) => {
     if (!outbox || !event.key?.startsWith(outbox.prefix) || !event.newValue) { if (outbox) showSaved(); return; }
