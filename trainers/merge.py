@@ -59,6 +59,8 @@ def merge(start: str, max_logit_gap: float | None, work: Work) -> dict[str, Any]
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     merged.save_pretrained(str(aside))
+    if loaded.eyes is not None:
+        loaded.eyes.processor.save_pretrained(str(aside))
     loaded.tokenizer.save_pretrained(str(aside))
     saved = replace(loaded.policy, base=str(aside.resolve()), revision=None, adapters=(), quantization=None)
     policy.write(saved, aside)

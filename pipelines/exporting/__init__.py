@@ -1,0 +1,1 @@
+"""A stage's model on its way out of a run: into a folder, or onto the hub."""
