@@ -1,16 +1,21 @@
-"""What a person sees while stages work: a live line on a terminal, a plain line now and then elsewhere."""
+"""What is told while stages work: a screen on a terminal, a plain line now and then elsewhere, or JSON lines."""
 
 from __future__ import annotations
 
+import json
+import math
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any, Protocol
 
 PLAIN_EVERY = 10.0
 """Seconds between two plain lines, at least."""
 PLAIN_SHARE = 0.1
 PLAIN_LATEST = 60.0
+SCREEN_ONLY = ("num_tokens", "memory", "logps/")
+"""Figures that a line has no room for."""
 
 
 class Watch(Protocol):
@@ -28,6 +33,8 @@ class Watch(Protocol):
         unit: str,
         figures: Mapping[str, float | None],
     ) -> None: ...
+
+    def done(self, stage: str, seconds: float) -> None: ...
 
     def close(self) -> None: ...
 
@@ -111,57 +118,116 @@ class Plain:
         if passed < PLAIN_EVERY or not (far or passed >= PLAIN_LATEST):
             return
         self.last_time, self.last_done = self.clock(), done
-        self.show(f"{stage}: {describe(done, total, unit, figures, pace)}")
+        shown = {key: value for key, value in figures.items() if not key.startswith(SCREEN_ONLY)}
+        self.show(f"{stage}: {describe(done, total, unit, shown, pace)}")
+
+    def done(self, stage: str, seconds: float) -> None:
+        self.show(f"{stage}: done in {seconds:.1f} s")
 
     def close(self) -> None:
         """Every line stands on its own."""
 
 
-class Live:
-    """One bar on a terminal; what a stage says scrolls above it."""
+class JsonLines:
+    """One object a line for every event, for programs."""
 
-    def __init__(self, console: Any = None) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+    def __init__(
+        self, show: Callable[[str], None] | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.show: Callable[[str], None] = show or _to_stdout
+        self.rates = Rates(clock)
 
-        self.pace = Pace()
-        self.bar = Progress(
-            TextColumn("[bold]{task.fields[stage]}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.fields[text]}"),
-            TimeElapsedColumn(),
-            console=console or Console(highlight=False),
-            transient=True,
-            refresh_per_second=4,
-        )
-        self.task: Any = None
+    def tell(self, event: str, **values: Any) -> None:
+        """Numbers that are not finite are null: JSON has no word for them."""
+        moment = datetime.now(UTC).isoformat(timespec="milliseconds")
+        found = {"event": event, "time": moment, **{key: _plain(value) for key, value in values.items()}}
+        self.show(json.dumps(found, ensure_ascii=False, allow_nan=False))
+
+    def note(self, line: str) -> None:
+        """What the command itself says."""
+        if line.strip():
+            self.tell("note", line=line.strip("\n"))
 
     def start(self, stage: str) -> None:
-        if self.task is None:
-            self.bar.start()
-        else:
-            self.bar.remove_task(self.task)
-        self.task = self.bar.add_task("", total=None, stage=stage, text="starting")
+        self.tell("start", stage=stage)
 
     def say(self, stage: str, line: str) -> None:
-        self.bar.console.print(f"{stage}: {line}", markup=False, soft_wrap=True)
+        self.tell("say", stage=stage, line=line)
 
     def progress(
         self, stage: str, done: float, total: float | None, unit: str, figures: Mapping[str, float | None]
     ) -> None:
-        pace = self.pace.update(stage, unit, done, total)
-        text = describe(done, total, unit, figures, pace)
-        if self.task is not None:
-            self.bar.update(self.task, completed=done, total=total, text=text)
+        rate, left, tokens = self.rates.update(stage, unit, done, total, figures)
+        self.tell(
+            "progress",
+            stage=stage,
+            done=done,
+            total=total,
+            unit=unit,
+            figures={key: _plain(value) for key, value in figures.items()},
+            per_second=rate,
+            seconds_left=left,
+            tokens_per_second=tokens,
+        )
+
+    def done(self, stage: str, seconds: float) -> None:
+        self.tell("done", stage=stage, seconds=seconds)
 
     def close(self) -> None:
-        if self.task is not None:
-            self.bar.stop()
-            self.task = None
+        """Every line stands on its own."""
 
 
-def watch(show: Callable[[str], None] | None = None) -> Watch:
-    """What suits standard output, or plain lines for whoever takes them."""
+def _to_stdout(line: str) -> None:
+    print(line, flush=True)
+
+
+def _plain(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+class Rates:
+    """Rate, time left and tokens per second of the stage at work; None where nothing can be said yet."""
+
+    WINDOW = 20
+    """Logged figures that the tokens per second go over."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
+        self.pace = Pace(clock)
+        self.stage = ""
+        self.tokens: list[tuple[float, float]] = []
+
+    def update(
+        self,
+        stage: str,
+        unit: str,
+        done: float,
+        total: float | None,
+        figures: Mapping[str, float | None],
+    ) -> tuple[float | None, float | None, float | None]:
+        if stage != self.stage:
+            self.stage, self.tokens = stage, []
+        found = self.pace.update(stage, unit, done, total)
+        rate, left = found if found is not None else (None, None)
+        seen = figures.get("num_tokens")
+        # The count stands still between two log lines: only a new one says something about speed.
+        if seen is not None and (not self.tokens or seen > self.tokens[-1][1]):
+            self.tokens = [*self.tokens, (self.clock(), seen)][-self.WINDOW :]
+        tokens = None
+        if len(self.tokens) > 1:
+            (first, low), (last, high) = self.tokens[0], self.tokens[-1]
+            tokens = (high - low) / (last - first) if last > first else None
+        return rate, left if left is not None and math.isfinite(left) else None, tokens
+
+
+def watch(
+    show: Callable[[str], None] | None = None, stages: Sequence[tuple[str, str, bool]] = (), title: str = ""
+) -> Watch:
+    """What suits standard output, or plain lines for whoever takes them. `stages`: name, kind, whether it is done."""
     if show is not None:
         return Plain(show)
-    return Live() if sys.stdout.isatty() else Plain(lambda line: print(line, flush=True))
+    if not sys.stdout.isatty():
+        return Plain(_to_stdout)
+    from pipelines.screen import Live
+
+    return Live(stages, title)

@@ -109,6 +109,7 @@ def test_the_environment_is_set_where_the_user_has_not() -> None:
     assert found["GOMP_SPINCOUNT"] == "0"
     assert found["MALLOC_MMAP_THRESHOLD_"] == "8589934592"
     assert found["MALLOC_TRIM_THRESHOLD_"] == "17179869184"
+    assert found["GLIBC_TUNABLES"] == "glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0"
     assert found["PYTHONPATH"].endswith(":/x")
     assert launch.environment({})["OMP_NUM_THREADS"] == str(machine.usable_cores())
     assert 1 <= machine.usable_cores() <= len(os.sched_getaffinity(0))

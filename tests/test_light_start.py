@@ -33,7 +33,8 @@ finally:
 """
 VERBS = [
     ("--help",), ("--version",), ("validate", "demo.yaml"), ("validate", "--schema"), ("plan", "demo.yaml"),
-    ("status", "demo"), ("status", "demo", "--json"), ("run", "--help"), ("submit", "--help"),
+    ("status", "demo"), ("status", "demo", "--json"), ("run", "--help"), ("submit", "--help"), ("report", "demo"),
+    ("import", "--help"), ("export", "--help"), ("card", "--help"),
 ]  # fmt: skip
 
 

@@ -329,7 +329,7 @@ def test_where_there_is_no_browser_it_says_what_to_do(tmp_path: Path) -> None:
 
 
 def test_it_imports_nothing_heavy(tmp_path: Path) -> None:
-    code = "import sys; from pipelines import loss_explore; loss_explore.page(); print(*sys.modules)"
+    code = "import sys; from pipelines.losses import explore; explore.page(); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert set(done.stdout.split()) & {"torch", "transformers", "numpy", "trl", "pandas", "pyarrow"} == set()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+import json
 import math
 
 import pytest
@@ -80,22 +80,52 @@ def test_what_a_stage_says_is_shown_at_once() -> None:
     assert lines == ["sft: dtype: float32 (CPU)"]
 
 
-def test_a_terminal_gets_one_line_that_moves() -> None:
-    from rich.console import Console
+def test_figures_for_the_screen_alone_do_not_stand_in_lines() -> None:
+    clock, lines = Clock(), list[str]()
+    plain = progress.Plain(lines.append, clock)
+    plain.start("dpo")
+    clock.now += 61
+    figures: dict[str, float | None] = {"loss": 0.5, "num_tokens": 900.0, "memory": 2e9, "logps/chosen": -4.0}
+    plain.progress("dpo", 5, 10, "steps", figures)
+    assert lines[1:] == ["dpo: 5/10 steps, loss 0.5"]
+    plain.done("dpo", 3.25)
+    assert lines[2:] == ["dpo: done in 3.2 s"]
 
-    screen = io.StringIO()
-    live = progress.Live(Console(file=screen, force_terminal=True, width=120, color_system=None))
-    live.start("sft")
-    live.say("sft", "a [bold] word stays as it is")
-    live.progress("sft", 3, 10, "steps", {"loss": 0.5})
-    live.bar.refresh()
-    live.start("dpo")
-    live.close()
-    live.close()
-    text = screen.getvalue()
-    assert "sft: a [bold] word stays as it is" in text
-    assert "3/10 steps, loss 0.5" in text
-    assert "dpo" in text
+
+def test_tokens_per_second_go_over_what_was_logged() -> None:
+    clock = Clock()
+    rates = progress.Rates(clock)
+    assert rates.update("dpo", "steps", 1, 10, {"num_tokens": 100.0}) == (None, None, None)
+    clock.now += 2
+    # No new count was logged: two steps in two seconds, and nothing to say about tokens.
+    assert rates.update("dpo", "steps", 3, 10, {"num_tokens": 100.0}) == (1.0, 7.0, None)
+    clock.now += 2
+    assert rates.update("dpo", "steps", 5, 10, {"num_tokens": 900.0}) == (1.0, 5.0, 200.0)
+    # The next stage counts from its own beginning.
+    assert rates.update("sft", "steps", 1, 10, {"num_tokens": 10.0}) == (None, None, None)
+
+
+def test_json_lines_hold_every_event_and_only_json() -> None:
+    clock, lines = Clock(), list[str]()
+    told = progress.JsonLines(lines.append, clock)
+    told.note("sft: done, 3 min ago")
+    told.note("")
+    told.start("dpo")
+    told.say("dpo", 'a "quoted" word')
+    told.progress("dpo", 1, 4, "steps", {"loss": 0.5})
+    clock.now += 2
+    told.progress("dpo", 2, 4, "steps", {"loss": float("nan"), "num_tokens": None})
+    told.done("dpo", 4.5)
+    told.close()
+    found = [json.loads(line) for line in lines]
+    assert [one["event"] for one in found] == ["note", "start", "say", "progress", "progress", "done"]
+    assert found[2]["line"] == 'a "quoted" word'
+    last = {key: found[4][key] for key in ("done", "total", "unit", "figures", "per_second", "seconds_left")}
+    assert last == {
+        "done": 2, "total": 4, "unit": "steps", "figures": {"loss": None, "num_tokens": None},
+        "per_second": 0.5, "seconds_left": 4.0,
+    }  # fmt: skip
+    assert found[5]["seconds"] == 4.5
 
 
 def test_without_a_terminal_lines_go_to_whoever_takes_them(capsys: pytest.CaptureFixture[str]) -> None:

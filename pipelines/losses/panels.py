@@ -187,7 +187,7 @@ def panel(
     return (
         f'<article class="panel {form}" id="{anchor(loss.name)}" data-loss="{name}" tabindex="-1" '
         f'aria-labelledby="h-{loss.name}"><h3 id="h-{loss.name}">{loss.name} {" ".join(tags)}</h3>'
-        f'<p class="english">{sentences}</p>{remarks}<dl>{rows}</dl>{_table(told)}</article>'
+        f'<p class="english">{sentences}</p>{remarks}<dl>{rows}</dl>{truth_table(told)}</article>'
     )
 
 
@@ -217,7 +217,7 @@ def _steps(names: Sequence[str]) -> str:
     return ", ".join(f'<a href="#{anchor(name)}">{name}</a>' for name in names) or "none of the sixteen"
 
 
-def _table(told: Mapping[str, Any]) -> str:
+def truth_table(told: Mapping[str, Any]) -> str:
     heads = "".join(f'<th scope="col">{_symbol(name)}</th>' for name in told["atoms"])
     rows: list[str] = []
     for line in told["table"]:

@@ -1,0 +1,1 @@
+"""What `heliograph plan` predicts beside what a stage then takes."""

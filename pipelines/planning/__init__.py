@@ -1,0 +1,1 @@
+"""What a recipe will cost: memory by part, steps, tokens and time, before anything heavy is loaded."""
