@@ -45,7 +45,7 @@ check: $(VENV)/.installed-dev  ## style, types and shell scripts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
-	$(BIN)/shellcheck .ci/run slurm/*.sh slurm/*.sbatch tests/cluster/*.sh
+	$(BIN)/shellcheck .ci/run .ci/debian slurm/*.sh slurm/*.sbatch tests/cluster/*.sh
 
 format: $(VENV)/.installed-dev  ## put the code into shape
 	$(BIN)/ruff check --fix .

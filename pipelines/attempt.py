@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, cast
 
 from data.errors import RunError
 from data.jsonl import append_jsonl
-from pipelines import provenance, state
+from pipelines import provenance, shards, state
 from pipelines.recipe import resolved
 from pipelines.stage import Built, Job, Stage, input_names
 from pipelines.staleness import differences, input_files
@@ -110,25 +112,84 @@ def run_stage(stage: Stage, earlier: set[str], setting: Setting) -> state.Done:
     ):
         reporter = Reporter(stage.name, folder, setting, log_file, metrics_file)
         reporter.mark()
-        job = Job(
-            out=folder,
-            say=reporter.say,
-            progress=reporter.progress,
-            log=reporter.log,
-            inputs=inputs,
-            base=setting.base,
-            store=setting.run_dir.parent / STORE,
-        )
+        job = _job(folder, reporter, inputs, setting)
         provenance.reset_peak_memory()
         clock = time.monotonic()
         stage.prepare(job)
         ranks.wait_for_everyone()
-        metrics = stage.run(job)
+        metrics = stage.run(job) if stage.shards == 1 else _run_shards(stage, job, setting)
         seconds = round(time.monotonic() - clock, 3)
         done = _done(stage, started, job, metrics, seconds, setting.base)
     state.write(folder / state.DONE, done)
     shutil.rmtree(job.scratch, ignore_errors=True)
     return done
+
+
+def _job(folder: Path, reporter: Reporter, inputs: Mapping[str, Built], setting: Setting) -> Job:
+    return Job(
+        out=folder,
+        say=reporter.say,
+        progress=reporter.progress,
+        log=reporter.log,
+        inputs=inputs,
+        base=setting.base,
+        store=setting.run_dir.parent / STORE,
+    )
+
+
+def _run_shards(stage: Stage, job: Job, setting: Setting) -> Mapping[str, Any]:
+    """Make the shards that no job has made, one after another, and join them all."""
+    open_ones = shards.missing(setting.run_dir, stage)
+    if open_ones:
+        job.say(f"{len(open_ones)} of {stage.shards} shards are to be made here")
+    works: dict[int, Job] = {}
+    for index in open_ones:
+        folder = shards.folder(setting.run_dir, shards.name(stage.name, index))
+        works[index] = replace(job, out=folder, say=partial(_said_by, job, index), resolved={})
+    _make(stage, job, works)
+    folders = [shards.folder(setting.run_dir, given) for given in shards.names(stage)]
+    return stage.join(job, folders)
+
+
+def _said_by(job: Job, index: int, text: str) -> None:
+    job.say("\n".join(f"shard {index}: {line}" for line in text.splitlines()))
+
+
+def _make(stage: Stage, job: Job, works: Mapping[int, Job]) -> None:
+    clock = time.monotonic()
+    for index, metrics in stage.run_shards(job, works):
+        record = shards.ShardDone(
+            index=index,
+            count=stage.shards,
+            metrics=state.plain(metrics),
+            seconds=round(time.monotonic() - clock, 3),
+            host=socket.gethostname(),
+            finished=state.now(),
+        )
+        state.write(works[index].out / shards.SHARD, record)
+        clock = time.monotonic()
+
+
+def run_shard(stage: Stage, index: int, earlier: set[str], setting: Setting) -> float:
+    """Make one shard of a stage, beside other processes that make the others; returns the seconds it took."""
+    began = time.monotonic()
+    given = shards.name(stage.name, index)
+    whole, folder = setting.run_dir / stage.name, shards.folder(setting.run_dir, given)
+    inputs = _inputs(stage, earlier, setting.run_dir)
+    whole.mkdir(parents=True, exist_ok=True)
+    state.remove(whole / state.FAILED)  # How an earlier attempt at the whole ended is no longer true.
+    _begin(stage, whole, inputs, earlier, setting)
+    folder.mkdir(parents=True, exist_ok=True)
+    _sweep(folder)
+    with (
+        (folder / state.LOG).open("a", buffering=1, encoding="utf-8") as log_file,
+        (folder / state.METRICS).open("a", buffering=1, encoding="utf-8") as metrics_file,
+    ):
+        reporter = Reporter(given, folder, setting, log_file, metrics_file)
+        reporter.mark()
+        job = _job(folder, reporter, inputs, setting)
+        _make(stage, job, {index: job})
+    return round(time.monotonic() - began, 3)
 
 
 def take_part(stage: Stage, earlier: set[str], setting: Setting) -> None:

@@ -74,13 +74,16 @@ def plan(
     recipe: RecipeFile,
     overrides: Overrides = None,
     name: RunName = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Run a few real steps of each stage that trains: minutes.")
+    ] = False,
     runs_dir: RunsDir = RUNS,
     as_json: AsJson = False,
 ) -> None:
-    """Show what `run` would do, and why."""
+    """Show what `run` would do and why, and what it will cost: memory by part, steps, tokens, time."""
     from pipelines.verbs import show_plan
 
-    show_plan(recipe, overrides or [], name, runs_dir, as_json)
+    show_plan(recipe, overrides or [], name, runs_dir, as_json, measure)
 
 
 @app.command()
@@ -96,14 +99,27 @@ def run(
         typer.Option("--from", metavar="STAGE", help="Build this stage again, and what follows from it."),
     ] = None,
     runs_dir: RunsDir = RUNS,
+    json_lines: Annotated[
+        bool,
+        typer.Option("--json-lines", help="Every event as a JSON object on its own line of standard output."),
+    ] = False,
 ) -> None:
     """Run a recipe; finished stages are skipped, interrupted ones go on."""
     from pipelines.run import Request
     from pipelines.run import run as run_recipe
 
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-    request = Request(recipe, tuple(overrides or ()), name, only, from_stage, runs_dir, command)
+    request = Request(recipe, tuple(overrides or ()), name, only, from_stage, runs_dir, command, json_lines)
     raise typer.Exit(run_recipe(request))
+
+
+@app.command()
+def fetch(recipe: RecipeFile, overrides: Overrides = None) -> None:
+    """Bring what a recipe takes from the hub, for machines without a network."""
+    from pipelines.fetching import fetch
+    from pipelines.recipe import load
+
+    fetch(load(recipe, overrides or ()), print)
 
 
 @app.command()
@@ -182,6 +198,84 @@ def status(
     from pipelines.verbs import show_status
 
     show_status(name, runs_dir, as_json)
+
+
+@app.command()
+def report(
+    name: RunFolder,
+    other: Annotated[
+        str | None, typer.Argument(metavar="[RUN2]", help="A second run, to be shown beside the first.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="The page; report.html in the run if left out."),
+    ] = None,
+    runs_dir: RunsDir = RUNS,
+) -> None:
+    """Write what happened in a run, or in two, as one page that needs no network."""
+    from pipelines.report.verb import report as write_report
+
+    print(write_report(name, other, out, runs_dir))
+
+
+@app.command()
+def card(name: RunFolder, runs_dir: RunsDir = RUNS) -> None:
+    """Write the card of every final model again, as `run` does when it ends."""
+    from pipelines.card.writing import write_cards
+    from pipelines.cluster.jobs import locate
+
+    for path in write_cards(locate(name, runs_dir)):
+        print(path)
+
+
+@app.command()
+def export(
+    name: RunFolder,
+    to: Annotated[
+        str, typer.Option("--to", metavar="DIR|hub:OWNER/NAME", help="A folder, or the hub.")
+    ] = ...,  # pyright: ignore[reportArgumentType] - typer's way to ask for an option
+    stage: Annotated[
+        str | None, typer.Option("--stage", metavar="STAGE", help="Whose model; the final one if left out.")
+    ] = None,
+    form: Annotated[
+        str | None, typer.Option("--as", metavar="adapter|merged|gguf", help="What it is if left out.")
+    ] = None,
+    public: Annotated[bool, typer.Option("--public", help="On the hub, for everybody to see.")] = False,
+    runs_dir: RunsDir = RUNS,
+    as_json: AsJson = False,
+) -> None:
+    """Write a run's model for other tools, and check that it still answers the same."""
+    from pipelines.exporting.folder import Request, told
+    from pipelines.exporting.folder import export as export_model
+
+    asked = Request(name, to, stage, form, runs_dir, public)
+    found = export_model(asked, _silent if as_json else print)
+    _print(found if as_json else told(found), as_json)
+
+
+@app.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Another project's training file.")],
+    source: Annotated[
+        str | None,
+        typer.Option("--from", metavar="PROJECT", help="alignment-handbook, trl, axolotl or llama-factory."),
+    ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            "--method", help="sft, dpo, kto, orpo, cpo, simpo or ipo, where the file does not tell."
+        ),
+    ] = None,
+    to: Annotated[
+        Path | None, typer.Option("--to", metavar="RECIPE", help="The file to write; printed if left out.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Read a training file of another project as a recipe, and tell what became of every key."""
+    from pipelines.importing.verb import import_file
+
+    for line in import_file(file, source, method, to, as_json):
+        print(line)
 
 
 @app.command()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from data.errors import RunError
-from pipelines import lock, state
+from pipelines import lock, shards, state
 from pipelines.recipe import Recipe
 from pipelines.stage import Built, Stage, input_names
 from pipelines.staleness import differences
@@ -105,8 +105,11 @@ def _look(
     if holder is not None and progress is not None and progress.command == holder.id:
         far = [how_far(progress)] if progress.unit else []
         return _item(stage, run_dir, inputs, "running", far, record=record, progress=progress)
-    if failed := state.read(folder / state.FAILED, state.Failed):
+    if failed := state.read(folder / state.FAILED, state.Failed) or shards.failure(run_dir, stage):
         return _item(stage, run_dir, inputs, "failed", [failed.what], record=record, failed=failed, anew=anew)
+    if (parts := shards.far(run_dir, stage)) is not None:
+        at_work = any(lock.holder(run_dir, given) for given in shards.names(stage))
+        return _item(stage, run_dir, inputs, "running" if at_work else "pending", [parts], record=record)
     if waiting := state.read(folder / state.WAITING, state.WaitingFor):
         return _item(
             stage, run_dir, inputs, "waiting", [waiting.what], record=record, waiting=waiting, anew=anew

@@ -28,6 +28,7 @@ from trainers.config import (
     SymbolicLoss,
     TrainingOptions,
 )
+from trainers.training.watch_config import PreferWatch, Rule, UnlearnWatch, WatchOptions
 
 HEAD = """# Recipes
 
@@ -58,13 +59,19 @@ SHARED: dict[str, type[Closed]] = {
     "Training settings": TrainingOptions,
     "Generation settings": GenerationOptions,
 }
+WATCHED: dict[str, type[WatchOptions]] = {
+    "Both kinds": WatchOptions,
+    "`kind: prefer`": PreferWatch,
+    "`kind: unlearn`": UnlearnWatch,
+}
 
 
 def reference() -> str:
     """The whole page."""
-    describe(*KINDS.values(), *SHARED.values(), ServerOptions, SymbolicLoss, People)
+    describe(*KINDS.values(), *SHARED.values(), *WATCHED.values(), ServerOptions, SymbolicLoss, People)
     kinds = [_kind(name, kind) for name, kind in KINDS.items()]
-    return "\n".join([HEAD, *kinds, _server(), _stated(), _critics(), *map(_shared, SHARED)]).rstrip() + "\n"
+    parts = [HEAD, *kinds, _server(), _stated(), _watchdogs(), _critics(), *map(_shared, SHARED)]
+    return "\n".join(parts).rstrip() + "\n"
 
 
 def _kind(name: str, kind: type[Stage]) -> str:
@@ -113,6 +120,22 @@ def _stated() -> str:
     return "\n".join(lines) + "\n" + _table(SymbolicLoss.model_fields)
 
 
+def _watchdogs() -> str:
+    lines = [
+        "## Watchdogs",
+        "",
+        "`watch:` of `kind: prefer` and `kind: unlearn`; `watch: false` watches nothing. Each watch is a mapping",
+        "`{limit, action, patience}` or `false`; [watchdogs.md](watchdogs.md) says what they see and why.",
+        "",
+    ]
+    told: set[str] = set()
+    for heading, options in WATCHED.items():
+        own = {key: info for key, info in options.model_fields.items() if key not in told}
+        told |= own.keys()
+        lines += [f"{heading}:", "", _table(own)]
+    return "\n".join(lines)
+
+
 def _critics() -> str:
     lines = [
         "## Critics",
@@ -154,6 +177,8 @@ def _default(info: FieldInfo) -> str:
     value: Any = info.get_default(call_default_factory=True)
     if value is None:
         return ""
+    if isinstance(value, Rule):
+        return "`" + ", ".join(f"{key}: {one}" for key, one in value.model_dump().items()) + "`"
     if value == () or value == {} or isinstance(value, BaseModel):
         return ""
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from data.errors import DataError, RunError
-from data.jsonl import replacing
+from data.errors import DataError, RunError, UserError
+from data.jsonl import append_jsonl, replacing
 from pipelines import lock, progress, state
 from pipelines.launch import Ended, launch
 from pipelines.plan import Planned, dependents, plan, ready
@@ -38,6 +38,7 @@ class Request:
     from_stage: str | None = None
     runs_dir: Path = Path("runs")
     command: str = ""
+    json_lines: bool = False
 
 
 def run_folder(recipe: Recipe, name: str | None, runs_dir: Path) -> Path:
@@ -67,13 +68,54 @@ def run(
     for option, stage in (("--only", request.only), ("--from", request.from_stage)):
         known_stage(recipe, option, stage)
     run_dir = run_folder(recipe, request.name, request.runs_dir)
+    if not request.json_lines:
+        return _locked(recipe, run_dir, request, show, notice)
+    lines = progress.JsonLines()
+    try:
+        code = _locked(recipe, run_dir, request, lines.note, notice, lines)
+    except RunError as error:
+        lines.tell("end", code=2, run=str(run_dir), what=error.what, where=error.where, way_out=error.way_out)
+        raise
+    except Waiting as waiting:
+        lines.tell("end", code=75, run=str(run_dir), what=waiting.what, way_out=waiting.how)
+        raise
+    metrics = {item.name: item.done.metrics for item in plan(recipe, run_dir) if item.done is not None}
+    lines.tell("end", code=code, run=str(run_dir), metrics=state.plain(metrics))
+    return code
+
+
+def _locked(
+    recipe: Recipe,
+    run_dir: Path,
+    request: Request,
+    show: Show,
+    notice: Show,
+    watch: progress.Watch | None = None,
+) -> int:
+    """Walk the run while nobody else does; its report is written afterwards, however it ended."""
     held = lock.acquire(run_dir, request.command or " ".join(sys.argv))
+    begun: list[str] = []
     try:
         if held.notice:
             notice(held.notice)
-        return _walk(recipe, run_dir, request, held, show, notice)
+        return _walk(recipe, run_dir, request, held, show, notice, watch, begun)
     finally:
         held.release()
+        if begun:
+            _report(run_dir, show, notice)
+
+
+def _report(run_dir: Path, show: Show, notice: Show) -> None:
+    """What happened as a page, and a card beside each final model. What cannot be written is told and fails no run."""
+    from pipelines.card.writing import write_cards
+    from pipelines.report.page import write
+
+    try:
+        show(f"report: {write(run_dir)}")
+        for card in write_cards(run_dir):
+            show(f"card: {card}")
+    except UserError as fault:
+        notice(f"the report was not written: {fault}")
 
 
 def known_stage(recipe: Recipe, option: str, name: str | None) -> None:
@@ -89,7 +131,14 @@ def known_stage(recipe: Recipe, option: str, name: str | None) -> None:
 
 
 def _walk(
-    recipe: Recipe, run_dir: Path, request: Request, held: lock.RunLock, show: Show, notice: Show
+    recipe: Recipe,
+    run_dir: Path,
+    request: Request,
+    held: lock.RunLock,
+    show: Show,
+    notice: Show,
+    watch: progress.Watch | None,
+    begun: list[str],
 ) -> int:
     aside: list[str] = []
     if request.from_stage is not None:
@@ -102,6 +151,8 @@ def _walk(
     for name in aside:
         set_aside(run_dir, name, show)
     snapshot(recipe, run_dir)
+    keep_command(run_dir, request.command)
+    begun.append(request.command)
     _strangers(recipe, run_dir, show)
     for item in wanted:
         if item.done is not None:
@@ -118,7 +169,9 @@ def _walk(
     ended = Ended(0)
     began = time.monotonic()
     if pending:
-        ended = launch(run_dir, pending, held, progress.watch(None if show is _print else show))
+        listed = [(item.name, item.kind, item.done is not None) for item in wanted]
+        watch = watch or progress.watch(None if show is _print else show, listed, run_dir.name)
+        ended = launch(run_dir, pending, held, watch)
     return _close(ended, recipe, run_dir, request, time.monotonic() - began, show, notice)
 
 
@@ -191,6 +244,15 @@ def set_aside(run_dir: Path, name: str, show: Show) -> None:
             way_out="Mend the folder's permissions.",
         ) from fault
     show(f"{name}: set aside as {target}")
+
+
+def keep_command(run_dir: Path, command: str) -> None:
+    """One line for every command that worked on the run, so that it can be done again."""
+    row = {"time": state.now(), "command": command, "cwd": str(Path.cwd())}
+    try:
+        append_jsonl(run_dir / state.COMMANDS, [row])
+    except DataError as fault:
+        raise RunError(fault.what, where=fault.where, way_out=fault.way_out) from fault
 
 
 def snapshot(recipe: Recipe, run_dir: Path) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, cast
 
-from pydantic import Field
+from pydantic import Field, ValidationError, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from data.sources import Mixture, Source
 from data.sources import files as source_files
@@ -91,15 +92,21 @@ class Job(Work):
         found = self.inputs.get(given)
         return found.path / ROWS if found else self.base / Path(given).expanduser()
 
-    def mixture(self, mixture: Mixture) -> Mixture:
-        """The same sources, with the name of an earlier stage replaced by the file it wrote."""
-        return with_stages(mixture, {name: built.path for name, built in self.inputs.items()})
+    def mixture(self, mixture: Mixture, sort: str | None = None) -> Mixture:
+        """The same sources, with the name of an earlier stage replaced by the file it wrote; a stage that makes
+        several sorts of rows has a file for each, `pairs.jsonl` and so on."""
+        return with_stages(mixture, {name: built.path for name, built in self.inputs.items()}, sort)
 
 
-def with_stages(mixture: Mixture, folders: Mapping[str, Path]) -> Mixture:
+def with_stages(mixture: Mixture, folders: Mapping[str, Path], sort: str | None = None) -> Mixture:
     """The same sources, with the names of stages replaced by the rows in their folders."""
+
+    def rows(folder: Path) -> Path:
+        own = folder / f"{sort}.jsonl"
+        return own if sort is not None and own.is_file() else folder / ROWS
+
     sources = tuple(
-        s.model_copy(update={"path": str(folders[s.path] / ROWS), "format": "jsonl"})
+        s.model_copy(update={"path": str(rows(folders[s.path])), "format": "jsonl"})
         if s.path in folders
         else s
         for s in mixture.sources
@@ -116,7 +123,25 @@ class Stage(Closed):
     name: Annotated[str, Field(pattern=STAGE_NAME_PATTERN, max_length=64)]
     """How other stages and the run folder call this one."""
     resources: Annotated[Resources | None, Field(json_schema_extra=COSMETIC)] = None
-    """What its job asks of a cluster: `{gpus, nodes, hours}`. `heliograph run` needs none of it."""
+    """What its job asks of a cluster: `{gpus, nodes, hours, shards, accelerate_config}`; of these
+    `heliograph run` heeds `shards` alone."""
+
+    @model_validator(mode="after")
+    def _may_be_split(self) -> Stage:
+        if self.shards > 1 and (why := self.whole()) is not None:
+            made = PydanticCustomError("value_error", "{why}", {"why": why})
+            place = InitErrorDetails(type=made, loc=("resources", "shards"), input=self.shards)
+            raise ValidationError.from_exception_data(type(self).__name__, [place])
+        return self
+
+    @property
+    def shards(self) -> int:
+        """Into how many parts it is split."""
+        return (self.resources.shards if self.resources else None) or 1
+
+    def whole(self) -> str | None:
+        """Why it cannot be split into shards; None: it can."""
+        return "this kind is made whole: leave `shards` out"
 
     def mixtures(self) -> dict[str, Mixture]:
         """Every field that holds data, by name."""
@@ -146,6 +171,14 @@ class Stage(Closed):
 
     def run(self, job: Job) -> Metrics:
         """Do the work, write it below `job.out`, and return the figures for done.json."""
+        raise NotImplementedError
+
+    def run_shards(self, job: Job, shards: Mapping[int, Job]) -> Iterator[tuple[int, Metrics]]:
+        """Make these shards below their own `out`, and tell of each as it is finished."""
+        raise NotImplementedError
+
+    def join(self, job: Job, shards: list[Path]) -> Metrics:
+        """What `run` would have made, out of the folders of all shards."""
         raise NotImplementedError
 
 

@@ -30,6 +30,8 @@ METRICS = "metrics.jsonl"
 TRACE = "trace.txt"
 LEDGER = "ledger.json"
 RECIPE = "recipe.json"
+COMMANDS = "commands.jsonl"
+"""The commands that worked on a run, oldest first."""
 REPLACED = ".replaced"
 FORMAT = 1
 

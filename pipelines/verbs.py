@@ -12,6 +12,7 @@ from data.errors import RecipeError, RunError
 from pipelines import state, summary
 from pipelines.cluster import jobs
 from pipelines.plan import plan
+from pipelines.planning.whole import costs
 from pipelines.recipe import Recipe, check, from_json, json_schema, load
 from pipelines.run import run_folder
 
@@ -44,10 +45,31 @@ def validate(path: Path, overrides: Sequence[str], as_json: bool) -> int:
     return 2 if checked.faults else 0
 
 
-def show_plan(path: Path, overrides: Sequence[str], name: str | None, runs_dir: Path, as_json: bool) -> None:
+def show_plan(
+    path: Path,
+    overrides: Sequence[str],
+    name: str | None,
+    runs_dir: Path,
+    as_json: bool,
+    measured: bool = False,
+) -> None:
+    """What a run would do about each stage, and what those that train will cost."""
     recipe = load(path, overrides)
     _notices(recipe.notices)
-    _show(recipe, run_folder(recipe, name, runs_dir), as_json)
+    run_dir = run_folder(recipe, name, runs_dir)
+    planned = plan(recipe, run_dir)
+    found = costs(recipe, planned, measured=measured, say=lambda line: print(line, file=sys.stderr))
+    if as_json:
+        told = summary.status(planned, run_dir.name)
+        of = found.as_json()
+        for stage in told["stages"]:
+            if stage["name"] in of:
+                stage["costs"] = of[stage["name"]]
+        _json(told)
+        return
+    print(f"{run_dir}")
+    for line in (*summary.lines(planned), *found.lines()):
+        print(line)
 
 
 def show_status(name: str, runs_dir: Path, as_json: bool) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import sys
 import threading
 import traceback
@@ -16,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import RunError
-from pipelines import state
-from pipelines.attempt import Setting, Tell, run_stage, take_part
+from pipelines import shards, state
+from pipelines.attempt import Setting, Tell, run_shard, run_stage, take_part
 from pipelines.failures import told
 from pipelines.recipe import from_json
 from pipelines.stage import Stage, Waiting
@@ -41,40 +42,46 @@ def main(arguments: list[str]) -> int:
     recipe = from_json(state.read_json(run_dir / state.RECIPE))
     setting = Setting(run_dir, recipe.base, os.environ.pop("HELIOGRAPH_COMMAND", ""), tell)
     for position, stage in enumerate(recipe.stages):
-        if stage.name in names:
-            code = work(stage, {earlier.name for earlier in recipe.stages[:position]}, setting)
-            if code:
-                return code
+        for name in names:
+            wanted, shard = shards.parsed(name)
+            if wanted == stage.name:
+                code = work(stage, {earlier.name for earlier in recipe.stages[:position]}, setting, shard)
+                if code:
+                    return code
     return 0
 
 
-def work(stage: Stage, earlier: set[str], setting: Setting) -> int:
-    """One stage, and how it ended as an exit code: recorded in its folder, and told."""
-    folder = setting.run_dir / stage.name
-    setting.tell({"event": "start", "stage": stage.name})
+def work(stage: Stage, earlier: set[str], setting: Setting, shard: int | None = None) -> int:
+    """One stage, or a shard of it, and how it ended as an exit code: recorded in its folder, and told."""
+    name = shards.name(stage.name, shard)
+    folder = shards.folder(setting.run_dir, name)
+    setting.tell({"event": "start", "stage": name})
     try:
-        _log_into(_log(folder, setting))
+        _log_into(_log(name, setting))
         try:
             if ranks.rank():
                 take_part(stage, earlier, setting)
                 return 0
-            done = run_stage(stage, earlier, setting)
+            if shard is None:
+                seconds = run_stage(stage, earlier, setting).seconds
+            else:
+                seconds = run_shard(stage, shard, earlier, setting)
         except Waiting as waiting:
             note = state.WaitingFor(what=waiting.what, how=waiting.how, time=state.now())
             state.write(folder / state.WAITING, note)
-            setting.tell({"event": "waiting", "stage": stage.name, **note.model_dump()})
+            setting.tell({"event": "waiting", "stage": name, **note.model_dump()})
             return EXIT_WAITING
         except Interrupted as stop:
             print(f"{state.now()} stopped as it was told to: {stop}", flush=True)
-            setting.tell({"event": "interrupted", "stage": stage.name})
+            setting.tell({"event": "interrupted", "stage": name})
             # Of several processes, one that gives a code of its own has the others killed.
             return EXIT_SAVED if ranks.world_size() == 1 else 0
     # The one place that takes every error: behind it the process ends, and what is not recorded here is lost.
     except (Exception, SystemExit) as error:  # noqa: BLE001
         failed = record_failure(error, stage, folder)
-        setting.tell({"event": "failed", "stage": stage.name, **failed.model_dump()})
+        setting.tell({"event": "failed", "stage": name, **failed.model_dump()})
         return failed.exit
-    setting.tell({"event": "done", "stage": stage.name, "seconds": done.seconds})
+    setting.tell({"event": "done", "stage": name, "seconds": seconds})
     return 0
 
 
@@ -96,6 +103,9 @@ def record_failure(error: BaseException, stage: Stage, folder: Path) -> state.Fa
             time=state.now(),
             exit=EXIT_CRASH,
         )
+    if ranks.world_size() > 1:
+        at = f"process {ranks.rank()} on {socket.gethostname()}"
+        failed = failed.model_copy(update={"what": f"{failed.what} ({at})"})
     lines = "".join(traceback.format_exception(error))
     print(lines, file=sys.stderr, flush=True)  # Into the stage's log, for an error with a way out too.
     if ranks.world_size() > 1 and (folder / state.FAILED).exists():
@@ -110,12 +120,12 @@ def record_failure(error: BaseException, stage: Stage, folder: Path) -> state.Fa
     return failed
 
 
-def _log(folder: Path, setting: Setting) -> Path:
+def _log(name: str, setting: Setting) -> Path:
     """Each process has its own: appends from several nodes to one file may be lost."""
     return (
-        setting.run_dir / RANK_LOG.format(stage=folder.name, rank=ranks.rank())
+        setting.run_dir / RANK_LOG.format(stage=name, rank=ranks.rank())
         if ranks.rank()
-        else folder / state.LOG
+        else shards.folder(setting.run_dir, name) / state.LOG
     )
 
 

@@ -49,9 +49,11 @@ class Job:
     need: Need
     after: tuple[str, ...]
     output: Path
-    """Where what it prints goes; the job's number and `.out` are appended."""
+    """Where what it prints goes; `-NUMBER.out` is appended, and `.TASK-NUMBER_TASK.out` for a task of an array."""
     arguments: tuple[str, ...]
     """Of the script."""
+    array: tuple[int, ...] = ()
+    """Tasks of an array, by their numbers; none: a job of its own."""
 
 
 def shape(need: Need, site: Site, where: str) -> Shape:
@@ -113,8 +115,12 @@ def flags(job: Job, site: Site, after: Sequence[str] = ()) -> list[str]:
         f"--signal=B:USR1@{site.warning_seconds}",
         "--requeue",
         "--open-mode=append",
-        f"--output={_plain(job.output)}-%j.out",
+        f"--output={_plain(job.output)}.%a-%A_%a.out"
+        if job.array
+        else f"--output={_plain(job.output)}-%j.out",
     ]
+    if job.array:
+        found.append(f"--array={','.join(map(str, job.array))}")
     if after:
         found += [f"--dependency=afterok:{':'.join(after)}", "--kill-on-invalid-dep=yes"]
     return [*found, *site.sbatch]

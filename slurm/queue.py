@@ -10,7 +10,7 @@ from slurm.submit import ask
 
 QUICK = 15.0
 SEPARATOR = "\x1f"
-FIELDS = ("JobID", "State", "Reason", "NodeList", "RestartCnt", "Dependency")
+FIELDS = ("JobArrayID", "State", "Reason", "NodeList", "RestartCnt", "Dependency")
 ENDED = frozenset(
     {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "DEADLINE", "BOOT_FAIL",
      "REVOKED", "UNKNOWN"}
@@ -39,9 +39,10 @@ _REASONS = {
 
 @dataclass(frozen=True)
 class Seen:
-    """A job as SLURM shows it."""
+    """A job, or a task of an array, as SLURM shows it."""
 
     id: str
+    """`12`, or `12_3` for task 3 of array 12."""
     state: str
     reason: str = ""
     """SLURM's word; empty where it has none."""
@@ -77,7 +78,14 @@ def _queue(wanted: list[str]) -> dict[str, Seen]:
     if not wanted:
         return {}
     form = ",".join(f"{name}:{SEPARATOR}" for name in FIELDS)
-    words = ["squeue", "--noheader", "--states=all", f"--jobs={','.join(wanted)}", f"--Format={form}"]
+    words = [
+        "squeue",
+        "--noheader",
+        "--states=all",
+        "--array",
+        f"--jobs={','.join(wanted)}",
+        f"--Format={form}",
+    ]
     try:
         answer = ask(words, QUICK)
     except RunError as fault:
@@ -97,7 +105,7 @@ def _accounts(wanted: list[str]) -> dict[str, Seen]:
     """Nothing where accounting is switched off: that is a site's choice, and no fault."""
     words = ["sacct", "--noheader", "--parsable2", "--allocations", f"--jobs={','.join(wanted)}"]
     try:
-        answer = ask([*words, "--format=JobIDRaw,State,NodeList"], QUICK)
+        answer = ask([*words, "--format=JobID,State,NodeList"], QUICK)
     except RunError:
         return {}
     found: dict[str, Seen] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.handmade import ROOT, environment, until
+from tests.handmade import ROOT, environment, heliograph, until
 
 SCRIPTS = ROOT / "tests" / "cluster"
 SITE = """\
@@ -85,3 +86,38 @@ def without_slurm() -> dict[str, str]:
     """An environment in which none of SLURM's commands is found."""
     folders = [f for f in os.environ["PATH"].split(os.pathsep) if not (Path(f) / "sbatch").exists()]
     return {"PATH": os.pathsep.join(folders)}
+
+
+def submitted(recipe: Path, site: Path, cluster: Cluster, *more: str) -> dict[str, str]:
+    """Numbers of the jobs, by stage."""
+    done = heliograph(
+        "submit", recipe, "--cluster", site, "--json", *more, cwd=recipe.parent, env=cluster.env
+    )
+    assert done.returncode == 0, done.stderr
+    return {job["stage"]: job["job"] for job in json.loads(done.stdout)["jobs"]}
+
+
+def status(recipe: Path, cluster: Cluster) -> str:
+    done = heliograph("status", recipe, cwd=recipe.parent, env=cluster.env)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def row(text: str, stage: str) -> list[str]:
+    """The stage's line in the table of jobs."""
+    return [line for line in text.splitlines() if line.startswith(stage)][-1].split()
+
+
+def hook(folder: Path, gate: Path) -> Path:
+    """A sitecustomize by which workers wait for a file."""
+    code = f"""
+import os, sys, time
+if "pipelines.worker" in sys.orig_argv:
+    open({str(folder)!r} + f"/waiting-{{os.getpid()}}", "w").close()
+    while not os.path.exists({str(gate)!r}):
+        time.sleep(0.05)
+"""
+    place = folder / "hook"
+    place.mkdir()
+    (place / "sitecustomize.py").write_text(code)
+    return place

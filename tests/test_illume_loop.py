@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import json
 import math
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from data.chatting.request import ServerOptions
 from data.critics import Regex
 from data.errors import DataError, TrainingError
-from data.illume.critic import RubricCritic, VotesCritic
+from data.illume.critic import ModelCritic, RubricCritic, VotesCritic
 from data.illume.items import Item
 from data.illume.loop import Kept, Mix, mix
 from data.jsonl import read_jsonl
 from data.ledger import Ledger
 from data.votes import VotesMissing
-from pipelines.stages.illume import Illume
+from tests.chat_service import completion, serving
 from tests.training import weights
 from trainers import policy
 from trainers.config import ModelOptions, SamplingOptions
 from trainers.illume.config import IllumeOptions
 from trainers.illume.explaining import Collate, ExplainingTrainer, two_losses, two_part_rows
-from trainers.illume.iterate import ITERATIONS, Loop, illume
+from trainers.illume.iterate import ITERATIONS, Loop, illume, texts_learned
 from trainers.models import load_policy
 from trainers.sampling.drawing import TopVocabulary, read_rules
 from trainers.work import Work
@@ -150,8 +153,8 @@ def mixed_rows() -> tuple[Any, Any, Mix]:
         for key, texts in {"q0": ["it shines", "it is bright and long"], "q3": ["water"]}.items()
     }
     mixed = mix(list(made), accepted, ratio=1.0)
-    tokenizer: Any = load_policy("tiny", ModelOptions(model="tiny"), Work(Path(), **QUIET)).tokenizer
-    return two_part_rows(made, mixed, tokenizer, 64, Ledger(name="train")), tokenizer, mixed
+    loaded = load_policy("tiny", ModelOptions(model="tiny"), Work(Path(), **QUIET))
+    return two_part_rows(made, mixed, loaded, 64, Ledger(name="train")), loaded.tokenizer, mixed
 
 
 def test_the_answers_loss_covers_rows_with_an_explanation_and_prompts_carry_none():
@@ -273,9 +276,7 @@ def test_the_best_epoch_of_the_best_iteration_is_the_stages_model(done: tuple[Pa
     from trainers.illume.measure import measure
 
     assert again.rule is not None
-    seen = measure(
-        loaded.model, loaded.tokenizer, again.held_out, again.options, again.rule, again.second, again.work
-    )
+    seen = measure(loaded, again.held_out, again.options, again.rule, again.second, again.work)
     assert seen["acceptance"] == max(values)
 
 
@@ -371,32 +372,63 @@ def test_the_loop_waits_for_people_and_what_they_did_not_judge_is_in_no_row(tmp_
     assert learned == {text for _, text in judged}
 
 
-# ---- The stage
+def test_a_server_judges_inside_the_loop_and_is_asked_both_ways(tmp_path: Path):
+    def answer(number: int, body: dict[str, Any]) -> Any:
+        shown = body["messages"][-1]["content"].split("Explanation: ")[1].split("\n\n")[0]
+        return completion("yes" if "e" in shown else "No.")
+
+    with serving(answer) as service:
+        server = ServerOptions(base_url=service.base_url, model="judge")
+        critic = ModelCritic(kind="model", server=server)
+        figures = illume(loop(tmp_path, critic, num_train_epochs=1, max_iterations=1))
+        judged = read_jsonl(tmp_path / "judged.jsonl")
+        long = [row for row in judged if len(row["candidate"]) >= 3]
+        assert [row["accepted"] for row in long] == ["e" in row["candidate"] for row in long]
+        assert {row["judge"] for row in judged} == {"model"}
+        assert {row["n_votes"] for row in long} == {2}
+        assert {body["temperature"] for body in service.bodies} == {0.0}
+        assert service.count <= 2 * len(long)
+        asked = service.count
+        assert illume(loop(tmp_path, critic, num_train_epochs=1, max_iterations=1)) == figures
+        assert service.count == asked
 
 
-def stage(**other: Any) -> Illume:
-    given = {
-        "name": "loop",
-        "kind": "illume",
-        "model": "tiny",
-        "data": "a.jsonl",
-        "critic": {"kind": "rouge_l"},
+def test_a_judge_that_cannot_be_read_accepts_nothing(tmp_path: Path):
+    said: list[str] = []
+    made = loop(tmp_path, ModelCritic(kind="model", max_reply_tokens=4), held_out=0, max_iterations=1)
+    made = replace(made, judge="tiny", work=Work(out=tmp_path, say=said.append))
+    with pytest.raises(TrainingError, match="nothing to learn: of 0 judged explanations none was accepted"):
+        illume(made)
+    (told,) = [line for line in said if line.startswith("iteration 0, model:")]
+    counts = {name: count for count, name in re.findall(r"(\d+) (\w+)", told)}
+    # A model with random weights says neither yes nor no.
+    assert int(counts["unreadable"]) == int(counts["asked"]) > 0
+    assert counts["decided"] == "0"
+    assert {row["accepted"] for row in read_jsonl(tmp_path / ITERATIONS / "00" / "judged.jsonl")} <= {
+        None,
+        False,
     }
-    return Illume.model_validate({**given, **other})
 
 
-def test_settings_that_do_not_go_together_are_refused():
-    stage()
-    people = {"kind": "file", "path": "v-{iteration}.jsonl"}
-    with pytest.raises(ValueError, match="give `eval_critic:`"):
-        stage(critic=people, eval_data="b.jsonl")
-    stage(critic=people, eval_data="b.jsonl", eval_critic={"kind": "rouge_l"})
-    with pytest.raises(ValueError, match="give `eval_data:`"):
-        stage(patience=2)
-    with pytest.raises(ValueError, match="second_measure"):
-        stage(select_by="second")
+def test_a_placebo_learns_as_many_texts_as_the_loop_it_follows(
+    done: tuple[Path, dict[str, Any]], tmp_path: Path
+):
+    texts = texts_learned(done[0])
+    rows = [len(read_jsonl(done[0] / ITERATIONS / f"{k:02d}" / "accepted.jsonl")) for k in range(len(texts))]
+    assert texts == (rows[0], rows[1] - rows[0])
+    illume(loop(tmp_path, accept="placebo", placebo_texts=texts, select_by="last", num_train_epochs=1))
+    assert {row["judge"] for row in read_jsonl(tmp_path / "accepted.jsonl")} == {"placebo"}
+    drawn = [
+        json.loads((tmp_path / ITERATIONS / f"{k:02d}" / "done.json").read_text())["new"] for k in range(2)
+    ]
+    assert drawn[0] == texts[0]
+    # A text that was drawn before is not drawn as a new one.
+    assert drawn[1] <= texts[1]
+
+
+def test_a_placebo_needs_a_number_for_each_iteration():
     with pytest.raises(ValueError, match="1 numbers for 4 iterations"):
-        stage(placebo_texts=[3])
+        IllumeOptions(model="tiny", accept="placebo", placebo_texts=(3,))
 
 
 def test_the_weight_of_the_original_notebook():

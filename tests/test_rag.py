@@ -485,10 +485,13 @@ def test_a_broken_passage_is_told_with_its_line_and_a_mended_corpus_goes_on(tmp_
     (tmp_path / "c.jsonl").write_text(whole + '{"id": "12", "text": ""}\n')
     failed = heliograph("run", "page.yaml", cwd=tmp_path)
     assert failed.returncode != 0
-    assert "c.jsonl" in failed.stderr
-    assert "passage 12" in failed.stderr
+    assert "c.jsonl:13: a passage without text" in failed.stderr
     assert "Traceback" not in failed.stderr
     (tmp_path / "c.jsonl").write_text(whole)
+    (tmp_path / "q.jsonl").write_text((tmp_path / "q.jsonl").read_text().replace('["a3"]', "[]"))
+    failed = heliograph("run", "page.yaml", "--from", "pools", cwd=tmp_path)
+    assert "q.jsonl:4: `golden_answers` must be a list of texts with at least one" in failed.stderr
+    write(tmp_path, text)
     mended = heliograph("run", "page.yaml", "--from", "pools", cwd=tmp_path)
     assert mended.returncode == 0, mended.stdout + mended.stderr
     assert len(read_jsonl(tmp_path / "runs" / "page" / "pools" / "rows.jsonl")) == 6

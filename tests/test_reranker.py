@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -197,6 +198,42 @@ def test_scores_of_a_real_encoder_are_within_2e_7() -> None:
     ]
     naive = [float(model.predict([pair], activation_fn=torch.nn.Identity())[0]) for pair in pairs]
     assert np.abs(score_pairs(model, pairs) - np.array(naive)).max() <= 2e-7
+
+
+@pytest.mark.parametrize("family", ["Bert", "Roberta", "XLMRoberta"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_the_last_layer_for_the_first_token_alone_gives_the_same_scores(family: str, attention: str) -> None:
+    """Against the whole forward pass, with padding and without; and the model is as it was afterwards."""
+    import transformers
+
+    from trainers.radio.first_token import first_token_only
+
+    config = getattr(transformers, f"{family}Config")(
+        vocab_size=50, hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=32,
+        max_position_embeddings=40, num_labels=1, pad_token_id=1, attn_implementation=attention,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    inner = getattr(transformers, f"{family}ForSequenceClassification")(config).eval()
+    model = [SimpleNamespace(model=inner)]
+    ids = torch.randint(2, 50, (5, 12))
+    ragged = (torch.arange(12) < torch.tensor([[12], [9], [3], [12], [1]])).long()
+    layer, rows = inner.base_model.encoder.layer[-1], []
+    layer.output.register_forward_hook(lambda module, given, out: rows.append(out.shape[1]))
+    for mask in (torch.ones_like(ids), ragged):
+        with torch.inference_mode():
+            whole = inner(input_ids=ids, attention_mask=mask).logits
+            with first_token_only(model) as shortened:
+                assert shortened
+                short = inner(input_ids=ids, attention_mask=mask).logits
+            again = inner(input_ids=ids, attention_mask=mask).logits
+        assert torch.allclose(short, whole, atol=1e-6)
+        assert torch.equal(again, whole)
+        assert whole.std() > 1e-3  # they differ, so that a wrong token would show
+    assert rows == [12, 1, 12] * 2
+    with first_token_only([SimpleNamespace(model=inner.train())]) as shortened:
+        assert not shortened
+    with first_token_only([SimpleNamespace(model=torch.nn.Linear(2, 2))]) as shortened:
+        assert not shortened
 
 
 def test_chunks_change_nothing(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data.errors import DataError, RecipeError, RunError
+from data.errors import DataError, ModelError, RecipeError, RunError
 from data.jsonl import read_jsonl
 from data.radio.passages import Passages
 from trainers.radio.config import RetrieveOptions
@@ -102,8 +102,17 @@ def test_a_byte_order_mark_and_blank_lines_move_no_passage(tmp_path: Path) -> No
 
 
 def test_a_broken_passage_is_told(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no passage"):
-        Passages(write(tmp_path / "c.jsonl", [{"id": "a", "text": " "}]), tmp_path / "index")
+    good = json.dumps({"id": "a", "text": "fine"}) + "\n\n"
+    for line, what in (
+        ('{"id": "b", "text": " "}', "without text: `text` is missing or empty"),
+        ('{"contents": 3}', "without text: `contents` is missing or empty"),
+        ('["b"]', "no JSON object"),
+        ('{"id": "b", "te', "no JSON: "),
+    ):
+        (tmp_path / "c.jsonl").write_text(good + line)
+        with pytest.raises(DataError, match=what) as told:
+            Passages(tmp_path / "c.jsonl", tmp_path / "index")
+        assert told.value.where == f"{tmp_path / 'c.jsonl'}:3"
     with pytest.raises(DataError, match="gunzip"):
         Passages(tmp_path / "c.jsonl.gz", tmp_path / "index")
 
@@ -247,6 +256,40 @@ def test_bm25_by_hand() -> None:
     assert place[1].tolist() == [0, 1, 2, 3]
     assert scores[1].tolist() == [0, 0, 0, 0]
     assert index.search(["red"], 1)[1].tolist() == [[1]]
+
+
+@pytest.mark.parametrize("block", [1, 7, 10**6])
+def test_bm25_is_the_librarys_whatever_the_block(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores of every word in every passage, against bm25s's own index of the same texts."""
+    import bm25s
+
+    from trainers.retrieval import lexical
+
+    dice = random.Random(2)
+    texts = [" ".join(dice.choices(SUBJECTS[:7], k=dice.choice([1, 3, 9]))) for _ in range(30)]
+    monkeypatch.setattr(lexical, "BLOCK", block)
+    ours, plain = Bm25(texts, k1=1.2, b=0.7), bm25s.BM25(k1=1.2, b=0.7, method="lucene")
+    plain.index(bm25s.tokenize(texts, stopwords="en", show_progress=False), show_progress=False)
+    for word in SUBJECTS[:7]:
+        assert ours.index.get_scores([word]) == pytest.approx(plain.get_scores([word]), rel=1e-6, abs=1e-9)
+    assert ours.index.scores["data"].size == sum(len(set(text.split())) for text in texts)
+
+
+def test_an_index_of_words_is_kept_and_mapped_and_a_torn_one_is_told(tmp_path: Path) -> None:
+    texts = ["red fox", "", "blue blue sea", "a I"]
+    first = Bm25(iter(texts), folder=tmp_path / "deep" / "index")
+    again = Bm25(iter(()), folder=tmp_path / "deep" / "index")  # not one text is read
+    assert (first.built, again.built, again.size) == (True, False, 4)
+    assert isinstance(again.index.scores["data"], np.memmap)
+    for one, other in zip(first.search(["blue fox"], 4), again.search(["blue fox"], 4), strict=True):
+        assert one.tolist() == other.tolist()
+    assert [one.name for one in (tmp_path / "deep").iterdir()] == ["index"]
+    (tmp_path / "deep" / "index" / "params.index.json").write_text("{")
+    with pytest.raises(ModelError, match="cannot be read"):
+        Bm25(iter(()), folder=tmp_path / "deep" / "index")
+    with pytest.raises(DataError, match="not one passage has a word"):
+        Bm25(iter(["", "the"]), folder=tmp_path / "none")
+    assert not (tmp_path / "none").exists()
 
 
 # --- all together ---

@@ -26,7 +26,7 @@ from tests.handmade import (
     until,
     write_recipe,
 )
-from tests.slurm_cluster import SITE, Cluster, running
+from tests.slurm_cluster import SITE, Cluster, hook, row, running, status, submitted
 from tests.training import pair_rows, sft_rows, weights, write_rows
 
 pytestmark = pytest.mark.slurm
@@ -54,26 +54,6 @@ def site(tmp_path: Path) -> Path:
     path = tmp_path / "site.yaml"
     path.write_text(SITE)
     return path
-
-
-def submitted(recipe: Path, site: Path, cluster: Cluster, *more: str) -> dict[str, str]:
-    """Numbers of the jobs, by stage."""
-    done = heliograph(
-        "submit", recipe, "--cluster", site, "--json", *more, cwd=recipe.parent, env=cluster.env
-    )
-    assert done.returncode == 0, done.stderr
-    return {job["stage"]: job["job"] for job in json.loads(done.stdout)["jobs"]}
-
-
-def status(recipe: Path, cluster: Cluster) -> str:
-    done = heliograph("status", recipe, cwd=recipe.parent, env=cluster.env)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def row(text: str, stage: str) -> list[str]:
-    """The stage's line in the table of jobs."""
-    return [line for line in text.splitlines() if line.startswith(stage)][-1].split()
 
 
 def test_a_chain_runs_in_order_and_is_not_run_again(tmp_path: Path, cluster: Cluster, site: Path) -> None:
@@ -119,21 +99,6 @@ def test_branches_run_side_by_side_and_a_command_keeps_out(
     assert f": job {jobs['pick']} on n" in refused.stderr
     gate.touch()
     assert set(cluster.until_ended(jobs).values()) == {"COMPLETED"}
-
-
-def hook(folder: Path, gate: Path) -> Path:
-    """A sitecustomize by which workers wait for a file."""
-    code = f"""
-import os, sys, time
-if "pipelines.worker" in sys.orig_argv:
-    open({str(folder)!r} + f"/waiting-{{os.getpid()}}", "w").close()
-    while not os.path.exists({str(gate)!r}):
-        time.sleep(0.05)
-"""
-    place = folder / "hook"
-    place.mkdir()
-    (place / "sitecustomize.py").write_text(code)
-    return place
 
 
 def test_a_failure_stops_what_follows_and_says_why(tmp_path: Path, cluster: Cluster, site: Path) -> None:
@@ -340,6 +305,36 @@ def test_a_second_node_that_breaks_down_is_a_failure_and_no_preemption(
     told = "cannot start on n2: the name of the job's first node, n1, does not resolve here"
     assert told in status(recipe, cluster)
 
+
+def test_a_process_that_is_killed_on_another_node_is_told_with_that_node(
+    tmp_path: Path, cluster: Cluster
+) -> None:
+    """What the first node sees is a peer that is gone; which one, only the other node can say."""
+    write_rows(tmp_path / "sft.jsonl", sft_rows())
+    recipe = tmp_path / "long.yaml"
+    recipe.write_text(LONG.replace("{gpus: 0}", "{nodes: 2}").replace("max_steps: 60", "max_steps: 5000"))
+    place, gate = tmp_path / "hook", tmp_path / "gate"
+    place.mkdir()
+    (place / "sitecustomize.py").write_text(KILLED_ON_N2.replace("GATE", str(gate)))
+    site = tmp_path / "site.yaml"
+    site.write_text(f"partition: main\ncpus: 1\nattempts: 1\nsetup: export PYTHONPATH={place}:$PYTHONPATH\n")
+    job = submitted(recipe, site, cluster)["sft"]
+    run = tmp_path / "runs" / "long"
+    until(lambda: steps(run), 240)
+    gate.touch()
+    assert cluster.until_ended({"sft": job}, 120) == {"sft": "FAILED"}
+    assert "the processes on n2 ended with " in status(recipe, cluster)
+
+
+KILLED_ON_N2 = """
+import os, signal, socket, sys, threading, time
+if "pipelines.worker" in sys.orig_argv and os.environ.get("RANK") == "1" and socket.gethostname() == "n2":
+    def wait():
+        while not os.path.exists("GATE"):
+            time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGKILL)
+    threading.Thread(target=wait, daemon=True).start()
+"""
 
 LONG = """\
 recipe: long

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from data.errors import RecipeError, RunError
-from pipelines import lock, state
+from pipelines import lock, shards, state
 from pipelines.cluster import records as job_records
 from pipelines.cluster.records import Attempt, bad_in_a_row
 from pipelines.cluster.site import load_cluster
@@ -22,7 +22,7 @@ from pipelines.recipe import load, resolved
 from slurm import jobs
 from slurm.jobs import Job, Need, Shape, clock
 from slurm.site import Site
-from tests.handmade import BUILD, ROOT, give_answers, heliograph, write_recipe
+from tests.handmade import BUILD, ROOT, cpu_seconds_of_children, give_answers, heliograph, write_recipe
 
 SITE = """\
 partition: gpu
@@ -305,7 +305,8 @@ def test_attempts_that_ended_badly_in_a_row(ends: list[tuple[str, str, float]], 
 
 def test_shell_scripts_are_clean() -> None:
     scripts = [*ROOT.glob("slurm/*.sh"), *ROOT.glob("slurm/*.sbatch"), *ROOT.glob("tests/cluster/*.sh")]
-    assert len(scripts) == 4
+    scripts += [ROOT / ".ci" / "run", ROOT / ".ci" / "debian"]
+    assert len(scripts) == 7
     tool = Path(sys.executable).parent / "shellcheck"
     found = subprocess.run([tool, *scripts], capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stdout
@@ -373,3 +374,67 @@ def test_only_the_stage_of_a_living_job_is_running(tmp_path: Path) -> None:
     assert [item.state for item in plan(loaded, run)] == ["done", "running"]
     held.release()
     assert [item.state for item in plan(loaded, run)] == ["done", "pending"]
+
+
+SPLIT = """\
+recipe: split
+stages:
+  - {name: sft, kind: sft, model: tiny, data: rows.jsonl}
+  - {name: answers, kind: sample, model: sft, prompts: rows.jsonl, resources: {gpus: 1, hours: 2, shards: 4}}
+  - {name: pick, kind: judge, candidates: answers, critic: {checks: [{check: regex, pattern: a}]}}
+"""
+
+
+def test_a_split_stage_is_an_array_and_a_small_job_that_joins_it(recipe: Path) -> None:
+    recipe.write_text(SPLIT)
+    told, _ = dry(recipe)
+    found = {job["stage"]: job for job in told["jobs"]}
+    assert list(found) == ["sft", "answers.shards", "answers", "pick"]
+    array, join = found["answers.shards"], found["answers"]
+    run = recipe.parent / "runs" / "split"
+    assert array["array"] == [0, 1, 2, 3]
+    assert array["after"] == ["sft"]
+    assert {"--array=0,1,2,3", "--gres=gpu:a100:1", "--time=0-02:00:00"} <= set(array["command"])
+    assert f"--output={run}/.slurm/answers.%a-%A_%a.out" in array["command"]
+    assert join["after"] == ["answers.shards"]
+    assert "--partition=cpu" in join["command"]
+    assert not [word for word in join["command"] if word.startswith(("--gres", "--array"))]
+    # Both get the stage's name: the job script makes `answers.2` of it where it is task 2.
+    assert array["command"][-2] == join["command"][-2] == "answers"
+    assert found["pick"]["after"] == ["answers"]
+
+
+def test_shards_that_are_done_are_not_submitted_again(recipe: Path) -> None:
+    recipe.write_text(SPLIT.replace("model: sft, prompts", "model: tiny, prompts"))
+    for index in (0, 1, 3):
+        done = shards.ShardDone(index=index, count=4, seconds=1, host="n1", finished=state.now())
+        folder = recipe.parent / "runs" / "split" / "answers" / "shards" / str(index)
+        folder.mkdir(parents=True)
+        state.write(folder / shards.SHARD, done)
+    found = {job["stage"]: job for job in dry(recipe, until="answers")[0]["jobs"]}
+    assert found["answers.shards"]["array"] == [2]
+    # Another number of shards is another division: none of the old ones counts.
+    recipe.write_text(recipe.read_text().replace("shards: 4", "shards: 3"))
+    found = {job["stage"]: job for job in dry(recipe, until="answers")[0]["jobs"]}
+    assert found["answers.shards"]["array"] == [0, 1, 2]
+
+
+def test_submitting_a_hundred_stages_takes_less_than_a_second_of_ours(recipe: Path, tmp_path: Path) -> None:
+    stages = ["  - {name: s0, kind: sft, model: tiny, data: rows.jsonl}"]
+    stages += [f"  - {{name: s{i}, kind: sft, model: s{i - 1}, data: rows.jsonl}}" for i in range(1, 100)]
+    recipe.write_text("\n".join(["recipe: hundred", "stages:", *stages, ""]))
+    tool = tmp_path / "bin" / "sbatch"
+    tool.parent.mkdir()
+    tool.write_text("#!/bin/sh\necho $$\n")
+    tool.chmod(0o755)
+    cluster = site("partition: p\n", tmp_path)
+    spent: list[float] = []
+    for run in ("first", "second", "third"):
+        before = cpu_seconds_of_children()
+        env = {"PATH": f"{tool.parent}:{os.environ['PATH']}"}
+        done = heliograph("submit", recipe, "--cluster", cluster, "--name", run, cwd=tmp_path, env=env)
+        assert done.returncode == 0, done.stderr
+        assert "100 jobs submitted" in done.stdout
+        spent.append(cpu_seconds_of_children() - before)
+    # A hundred shells that pretend to be sbatch are in it too.
+    assert min(spent) < 1.25

@@ -54,9 +54,11 @@ def test_status_says_that_all_is_done(run: tuple[Path, str, float]):
         ("forget", "unlearn", "done"),
         ("merged", "merge", "done"),
         ("evaluate", "evaluate", "done"),
+        ("explain", "illume", "done"),
         ("pools", "retrieve", "done"),
         ("rationales", "rationalise", "done"),
         ("groups", "radio", "done"),
+        ("contrasts", "contrast", "done"),
         ("reranker", "rerank", "done"),
         ("answers", "evaluate", "done"),
     ]
@@ -64,6 +66,7 @@ def test_status_says_that_all_is_done(run: tuple[Path, str, float]):
     assert metrics["candidates"]["candidates"] == 12 * 4
     assert metrics["dpo"]["reference_gap"] == 0.0
     assert metrics["forget"]["reference_measured"] == 8
+    assert metrics["explain"]["judged"] == metrics["explain"]["candidates"] > 12
     assert metrics["rationales"]["asked"] == metrics["groups"]["groups"] == 24
     assert metrics["reranker"]["groups"] == 24
     assert metrics["answers"]["counts"]["questions"] == 24

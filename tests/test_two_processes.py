@@ -11,11 +11,17 @@ from typing import Any
 
 import pytest
 
+from data.errors import TrainingError
+from data.ledger import LedgerLimits
+from data.sources import Mixture
 from tests.conformance import prepared
-from tests.training import weights
+from tests.training import run_sft, weights, write_rows
+from trainers.config import SftOptions
 from trainers.engine.batches import answers
 from trainers.store.tokens import TokenStore, key
-from trainers.training.prepare import load_rows
+from trainers.training import checkpoints
+from trainers.training.prepare import load_rows, prepare_sft
+from trainers.work import Work
 
 STEPS = 2
 GLOBAL = 4
@@ -48,7 +54,9 @@ CASES: dict[str, dict[str, Any]] = {
     "padded": {"loss_type": ["sigmoid", "sft"], "engine": "padded", "weight_column": "agreement"},
 }
 
-WITHOUT: set[str] = {"orpo"}
+SFT: dict[str, dict[str, Any]] = {"sft": {}, "sft-lora": {"use_peft": True, "lora_r": 4}}
+"""On rows whose answers are from one token to many: a mean over tokens is none over rows."""
+WITHOUT: set[str] = {"orpo", *SFT}
 """Those that need no reference."""
 
 
@@ -57,7 +65,7 @@ def both(folder: Path, names: list[tuple[str, int]]) -> None:
     jobs: list[dict[str, Any]] = [{"world": world, "stages": []} for world in (1, 2)]
     for name, accumulation in names:
         given = {
-            **CASES[name],
+            **(SFT | CASES)[name],
             "gradient_accumulation_steps": accumulation,
             "max_steps": STEPS,
             "learning_rate": 0.5,
@@ -68,13 +76,19 @@ def both(folder: Path, names: list[tuple[str, int]]) -> None:
         }
         rows = folder / f"rows-{name}-{accumulation}"
         # KTO's mismatches are drawn within a batch: both runs get those of two rows.
-        prepared(rows, ragged_rows(name == "kto"), **{**given, "per_device_train_batch_size": GLOBAL // 2})
+        half = {**given, "per_device_train_batch_size": GLOBAL // 2}
+        if name in SFT:
+            prepared_for_sft(rows, half)
+        else:
+            prepared(rows, ragged_rows(name == "kto"), **half)
         for job in jobs:
             out = folder / f"{name}-{accumulation}-{job['world']}"
             shutil.copytree(rows, out)
             options = {"model": "tiny", **given, "per_device_train_batch_size": GLOBAL // job["world"]}
             options["gradient_checkpointing"] = False
-            stage = {"out": str(out), "store": str(folder / f"store-{job['world']}"), "options": options}
+            kept = str(folder / f"store-{job['world']}")
+            kind = "sft" if name in SFT else "prefer"
+            stage = {"kind": kind, "out": str(out), "store": kept, "options": options}
             job["stages"].append(stage)
     file = folder / "jobs.json"
     file.write_text(json.dumps(jobs), encoding="utf-8")
@@ -86,6 +100,15 @@ def both(folder: Path, names: list[tuple[str, int]]) -> None:
         timeout=600,
     )
     assert done.returncode == 0, done.stderr[-4000:]
+
+
+def prepared_for_sft(folder: Path, given: dict[str, Any]) -> None:
+    rows = [{"prompt": row["prompt"], "completion": row["completion"]} for row in ragged_rows(True)]
+    folder.mkdir(parents=True)
+    file = write_rows(folder / "rows.jsonl", rows)
+    options = SftOptions(model="tiny", **given)
+    work = Work(folder, say=lambda _: None)
+    prepare_sft(options, "tiny", Mixture.model_validate(str(file)), None, folder, LedgerLimits(), work)
 
 
 def told(folder: Path, name: str, accumulation: int, world: int) -> list[dict[str, Any]]:
@@ -144,9 +167,21 @@ def all_alike(folder: Path, names: list[tuple[str, int]]) -> None:
 
 
 def test_two_processes_are_one(tmp_path: Path) -> None:
-    all_alike(tmp_path, [("weights", 4), ("kto", 1)])
+    all_alike(tmp_path, [("weights", 4), ("kto", 1), ("sft", 4)])
 
 
 @pytest.mark.slow
 def test_two_processes_are_one_for_every_loss(tmp_path: Path) -> None:
-    all_alike(tmp_path, [(name, accumulation) for name in CASES for accumulation in (1, 4)])
+    all_alike(tmp_path, [(name, accumulation) for name in CASES | SFT for accumulation in (1, 4)])
+
+
+def test_checkpoints_of_another_number_of_processes_are_refused(tmp_path: Path) -> None:
+    """The batch of a step is per process: going on would be with other rows than were asked for."""
+    run_sft(tmp_path, max_steps=2, save_steps=1)
+    (newest,) = (tmp_path / "scratch" / "checkpoints").glob("checkpoint-2")
+    (newest / checkpoints.SEAL).unlink()
+    checkpoints.seal(newest, 2)  # as two processes leave it
+    with pytest.raises(TrainingError) as caught:
+        run_sft(tmp_path, max_steps=2, save_steps=1)
+    assert "it was begun by 2 processes, of 8 rows a step, and would go on with 1, of 4" in str(caught.value)
+    assert "begin the stage anew with --from" in str(caught.value)

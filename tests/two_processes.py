@@ -1,4 +1,4 @@
-"""Runs prepared preference stages as one process and as two over gloo: `python -m tests.two_processes JOB.json`.
+"""Runs prepared training stages as one process and as two over gloo: `python -m tests.two_processes JOB.json`.
 
 The libraries are imported once and every process is forked from here, before any of them computes.
 """
@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import trainers.preference as preference
-from trainers.config import PreferOptions
+import trainers.sft as sft
+from trainers.config import PreferOptions, SftOptions
 from trainers.work import Work
 
 
@@ -30,8 +31,12 @@ def run(rank: int, world: int, port: int, stages: list[dict[str, Any]]) -> None:
     for stage in stages:
         out, lines = Path(stage["out"]), []
         work = Work(out=out, store=Path(stage["store"]), say=lambda _: None, log=lines.append)
-        options = PreferOptions.model_validate_json(json.dumps(stage["options"]))
-        figures = preference.train_preference(options, "tiny", work, name="prefer")
+        if stage["kind"] == "sft":
+            options = SftOptions.model_validate_json(json.dumps(stage["options"]))
+            figures = sft.train_sft(options, "tiny", work, name="sft")
+        else:
+            options = PreferOptions.model_validate_json(json.dumps(stage["options"]))
+            figures = preference.train_preference(options, "tiny", work, name="prefer")
         (out / f"told-{rank}.json").write_text(json.dumps({"figures": figures, "lines": lines}))
 
 

@@ -14,10 +14,12 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from data.errors import ModelError
+from trainers.alias_texts import authors_text, tiny_text
 
 SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SMOLLM2_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
@@ -45,6 +47,9 @@ SMOLLM2_TEMPLATE = (
 )
 
 
+RANDOM = {"source": "random weights, seed 0", "license": "Apache-2.0"}
+
+
 @dataclass(frozen=True)
 class Alias:
     """What a planner may know without building the model; the shape has transformers' names."""
@@ -64,6 +69,7 @@ class Alias:
     # Part of the folder's name: raise it when the builder writes something else than before.
     edition: int
     build: Callable[[Path], dict[str, str]]
+    vision_parameters: int = 0  # of those, what makes pictures into vectors
 
 
 def is_alias(name: str) -> bool:
@@ -216,42 +222,8 @@ def _build_smollm2(folder: Path) -> dict[str, str]:
     }
 
 
-def _tiny_text() -> Iterator[str]:
-    """Enough plain English, from a fixed walk over stems and endings, to learn a thousand tokens from."""
-    stems_text = (
-        "signal mirror lamp mountain valley station letter answer question reason sun cloud light number "
-        "system user assistant help train test model prefer reward choose reject learn explain write read "
-        "turn count open close carry wait repeat send follow morning summer winter river garden window "
-        "friend teacher doctor captain village market harbour bridge castle forest journey kitchen"
-    )
-    stems = stems_text.split()
-    endings = ("", "s", "ed", "ing", "er", "ful", "less", "ly", "ment", "able")
-    frames = ("The {} is {} of {}.", "What {} did the {} have? {}!", "Yes, {} and {}; not {}, said she.")
-    walk = 1
-    for number in range(6000):
-        words: list[str] = []
-        for _ in range(3):
-            walk = (walk * 1103515245 + 12345) % 2**31
-            pick = walk // 65536
-            words.append(stems[pick % len(stems)] + endings[pick // len(stems) % len(endings)])
-        yield f"{frames[number % 3].format(*words)} {number}\n"
-
-
-def _authors_text() -> Iterator[str]:
-    """What is asked and said of the invented authors of seed 0; other seeds draw from the same syllables."""
-    from data.forgetting.authors import splits
-    from data.forgetting.refusals import REFUSALS
-
-    made = splits(seed=0)
-    for split in ("full", "holdout10", "real_authors", "world_facts"):
-        for row in made[split]:
-            yield f"user\n{row['question']}"
-            yield f"assistant\n{row['answer']}"
-    yield from REFUSALS
-
-
-def _own_tokenizer(texts: Iterator[str], context: int) -> Any:
-    """A thousand tokens learned from the texts."""
+def _own_tokenizer(texts: Iterator[str], context: int, *more: str) -> Any:
+    """A thousand tokens learned from the texts, and `more` special ones among them."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -265,7 +237,7 @@ def _own_tokenizer(texts: Iterator[str], context: int) -> Any:
         texts,
         trainers.BpeTrainer(
             vocab_size=1000,
-            special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|bos|>"],
+            special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|bos|>", *more],
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         ),
@@ -275,7 +247,7 @@ def _own_tokenizer(texts: Iterator[str], context: int) -> Any:
         bos_token="<|bos|>",
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
-        additional_special_tokens=["<|im_start|>"],
+        additional_special_tokens=["<|im_start|>", *more],
         model_max_length=context,
         padding_side="right",
         clean_up_tokenization_spaces=False,
@@ -284,20 +256,21 @@ def _own_tokenizer(texts: Iterator[str], context: int) -> Any:
     return tokenizer
 
 
-def _build_tiny(folder: Path) -> dict[str, str]:
-    return _build_llama("tiny", _tiny_text(), folder)
+def _build_llava(folder: Path) -> dict[str, str]:
+    from trainers.vision.tiny import IMAGE, picture_text, write_tiny_llava
+
+    shape = ALIASES["tiny-llava"]
+    tokenizer = _own_tokenizer(picture_text(), shape.max_position_embeddings, IMAGE)
+    write_tiny_llava(shape, tokenizer, folder)
+    return RANDOM
 
 
-def _build_authors(folder: Path) -> dict[str, str]:
-    return _build_llama("authors", _authors_text(), folder)
-
-
-def _build_llama(name: str, texts: Iterator[str], folder: Path) -> dict[str, str]:
+def _build_llama(name: str, texts: Callable[[], Iterator[str]], folder: Path) -> dict[str, str]:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     shape = ALIASES[name]
-    tokenizer = _own_tokenizer(texts, shape.max_position_embeddings)
+    tokenizer = _own_tokenizer(texts(), shape.max_position_embeddings)
     config = LlamaConfig(
         vocab_size=shape.vocab_size,
         hidden_size=shape.hidden_size,
@@ -315,7 +288,7 @@ def _build_llama(name: str, texts: Iterator[str], folder: Path) -> dict[str, str
     _set_special_tokens(model, tokenizer)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    return {"source": "random weights, seed 0", "license": "Apache-2.0"}
+    return RANDOM
 
 
 def _set_special_tokens(model: Any, tokenizer: Any) -> None:
@@ -358,7 +331,7 @@ ALIASES: dict[str, Alias] = {
             max_position_embeddings=512,
             tie_word_embeddings=True,
             edition=1,
-            build=_build_tiny,
+            build=partial(_build_llama, "tiny", tiny_text),
         ),
         Alias(
             name="authors",
@@ -374,7 +347,24 @@ ALIASES: dict[str, Alias] = {
             max_position_embeddings=256,
             tie_word_embeddings=True,
             edition=1,
-            build=_build_authors,
+            build=partial(_build_llama, "authors", authors_text),
+        ),
+        Alias(
+            name="tiny-llava",
+            description="a LLaVA of two CLIP and two Llama layers with random weights",
+            parameters=228_224,
+            vision_parameters=125_824,
+            disk_bytes=1_000_000,
+            hidden_size=64,
+            intermediate_size=128,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            vocab_size=443,
+            max_position_embeddings=256,
+            tie_word_embeddings=True,
+            edition=1,
+            build=_build_llava,
         ),
     )
 }

@@ -8,8 +8,6 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     GetJsonSchemaHandler,
     field_validator,
@@ -18,19 +16,13 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
+from trainers.closed import COSMETIC as COSMETIC
+from trainers.closed import Closed as Closed
 from trainers.logic.links import Link
+from trainers.training.watch_config import PreferWatch, UnlearnWatch
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Attention = Literal["auto", "flash_attention_2", "flash_attention_3", "sdpa", "eager", "flex_attention"]
-
-# The cost of a run, never its result: a change of one of these does not make a finished stage stale.
-COSMETIC: Any = {"cosmetic": True}
-
-
-class Closed(BaseModel):
-    """A frozen value that refuses keys it does not know."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class ModelOptions(Closed):
@@ -216,6 +208,9 @@ class PreferOptions(ModelOptions, AdapterOptions, TrainingOptions):
     `padded`: TRL's way. `auto`: the tree where the model allows it, else padded, and says which."""
     ld_alpha: Annotated[float, Field(ge=0, le=1)] | None = None
     """Weight of the tokens beyond the shorter completion's length."""
+    watch: PreferWatch | bool | None = Field(default_factory=PreferWatch)
+    """Warns, ends the stage with its last good model, or goes back, when training goes wrong: a mapping of
+    [watchdogs](#watchdogs); false: nothing is watched."""
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-6
     """Peak learning rate of AdamW."""
 
@@ -273,27 +268,6 @@ UNLEARN_DEFAULTS: dict[str, tuple[float, float]] = {"simnpo": (4.5, 0.125)}
 FLAT_DIVERGENCES = ("kl", "tv", "js", "pearson")
 
 
-class WatchOptions(Closed):
-    """When forgetting has gone too far. Everything is measured against the model that it started from."""
-
-    every: Annotated[int, Field(ge=1)] = 10
-    """Steps between two measurements; what was good is kept, as weights, each time."""
-    rows: Annotated[int, Field(ge=1)] = 32
-    """Rows held out of `retain` and never trained on, where there is no `probe`; at most a quarter of them."""
-    max_utility_drop: Annotated[float, Field(gt=0, le=1)] = 0.3
-    """The share of the probe answers' probability per token that may be lost."""
-    max_repetition: Annotated[float, Field(gt=0, le=1)] = 0.3
-    """How far the share of repeated 4-grams in greedy answers may rise."""
-    min_entropy: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """The share of the start's entropy of the next token that must be left, wherever utility fell too."""
-    samples: Annotated[int, Field(ge=1)] = 8
-    """Greedy answers of each measurement."""
-    max_new_tokens: Annotated[int, Field(ge=8)] = 32
-    """Their longest."""
-    on_collapse: Literal["stop", "keep_last_good"] = "stop"
-    """`stop`: the stage fails, and says where the last good model is. `keep_last_good`: that is the stage's model."""
-
-
 class UnlearnOptions(ModelOptions, AdapterOptions, TrainingOptions):
     """What unlearning adds. The loss is gamma * forget + alpha * retain."""
 
@@ -315,9 +289,9 @@ class UnlearnOptions(ModelOptions, AdapterOptions, TrainingOptions):
     """SimNPO's margin inside the sigmoid; open-unlearning's delta times beta."""
     flat_divergence: str = "tv"
     """FLAT's f-divergence: `kl`, `tv`, `js` or `pearson`."""
-    watch: WatchOptions | None = WatchOptions()
-    """Ends the stage when the model collapses: a mapping `{every, rows, max_utility_drop, max_repetition, min_entropy,
-    samples, max_new_tokens, on_collapse}`; null: nothing is watched."""
+    watch: UnlearnWatch | bool | None = Field(default_factory=UnlearnWatch)
+    """Warns, ends the stage with its last good model, or goes back, when the model collapses: a mapping of
+    [watchdogs](#watchdogs); false: nothing is watched."""
     engine: Literal["auto", "tree", "packed", "padded"] = "auto"
     """How log-probabilities are computed, as in `kind: prefer`."""
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-5

@@ -128,7 +128,13 @@ def _answer(
     made = policy.read(start).dtype != "auto"
     loaded = load_policy(start, ModelOptions(model=start, dtype="auto" if made else dtype), work)
     found, _ = read_prompts(
-        prompts, base, loaded.tokenizer, context_of(loaded.model), work, room=options.max_new_tokens
+        prompts,
+        base,
+        loaded.tokenizer,
+        context_of(loaded.model),
+        work,
+        room=options.max_new_tokens,
+        eyes=loaded.eyes,
     )
     keys = [prompt.key for prompt in found]
     if asked is not None and keys != asked:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,11 +13,14 @@ from trainers import aliases, attention, policy
 from trainers.config import AdapterOptions, ModelOptions
 from trainers.policy import Policy
 from trainers.quantization import in_words, quantization_asked
+from trainers.training import ranks
 from trainers.work import Work
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from trainers.vision.eyes import Eyes
 
 TRAINED = "default"
 """Name of the adapter being trained. TRL and PEFT both look for this one."""
@@ -30,6 +34,8 @@ class Loaded:
     tokenizer: PreTrainedTokenizerBase
     policy: Policy
     device: torch.device
+    eyes: Eyes | None = None
+    """What it sees with; None: it reads text alone."""
 
 
 def load_policy(
@@ -62,6 +68,8 @@ def load_policy(
     kernel, why = attention.resolve(options.attn_implementation, found.dtype)
     work.choose("attn_implementation", kernel, why)
     tokenizer = load_tokenizer(found, trust_remote_code=options.trust_remote_code)
+    if ranks.sharded() and (found.quantization or {}).get("load_in_4bit"):
+        work.choose("bnb_4bit_quant_storage", found.dtype, "FSDP spreads tensors of one number type")
     model: Any = load_base(found, kernel, options, device)
     if model.config.get_text_config().pad_token_id is None:
         model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
@@ -76,7 +84,7 @@ def load_policy(
         model.requires_grad_(False)
         model.eval()
     model.to(device) if found.quantization is None else None
-    return Loaded(model, tokenizer, found, device)
+    return Loaded(model, tokenizer, found, device, open_eyes(found, options))
 
 
 def below_names(found: Policy) -> list[str]:
@@ -180,22 +188,50 @@ def _check_trainable(found: Policy, train: AdapterOptions, start: str) -> None:
         )
 
 
+def open_eyes(found: Policy, options: ModelOptions) -> Eyes | None:
+    """The processor of a model that takes pictures; None for one that does not."""
+    from trainers.vision.eyes import load_eyes, sees
+
+    if not sees(_config(found, options)):
+        return None
+    return load_eyes(found, _folder(found.tokenizer), trust_remote_code=options.trust_remote_code)
+
+
+def _config(found: Policy, options: ModelOptions) -> Any:
+    from transformers import AutoConfig
+
+    where = _folder(found.base)
+    try:
+        return AutoConfig.from_pretrained(
+            where, revision=found.revision, trust_remote_code=options.trust_remote_code
+        )
+    except (OSError, ValueError) as broken:
+        raise ModelError(
+            f"cannot be loaded: {_first_line(broken)}", where=where, way_out=_HUB_WAY_OUT
+        ) from broken
+
+
 def load_base(found: Policy, kernel: str, options: ModelOptions, device: torch.device) -> Any:
     import torch
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, BitsAndBytesConfig
 
+    from trainers.vision.eyes import sees
+
+    kind = AutoModelForImageTextToText if sees(_config(found, options)) else AutoModelForCausalLM
     settings: dict[str, Any] = {}
     dtype = getattr(torch, found.dtype)
     if found.quantization:
         bnb = dict(found.quantization)
         if bnb.get("load_in_4bit"):
             bnb["bnb_4bit_compute_dtype"] = dtype
-            bnb["bnb_4bit_quant_storage"] = getattr(torch, str(bnb["bnb_4bit_quant_storage"]))
+            # FSDP spreads tensors of one number type; how 4-bit weights are stored changes none of their values.
+            stored = found.dtype if ranks.sharded() else str(bnb["bnb_4bit_quant_storage"])
+            bnb["bnb_4bit_quant_storage"] = getattr(torch, stored)
         settings["quantization_config"] = BitsAndBytesConfig(**bnb)  # pyright: ignore[reportArgumentType]
         settings["device_map"] = {"": device}
     where = _folder(found.base)
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model = kind.from_pretrained(
             where,
             dtype=dtype,
             attn_implementation=kernel,
@@ -268,9 +304,18 @@ def _add_trained(model: Any, train: AdapterOptions) -> Any:
 
 
 def save_policy(
-    model: Any, tokenizer: PreTrainedTokenizerBase, start: Policy, name: str, out: Path
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    start: Policy,
+    name: str,
+    out: Path,
+    *,
+    state_dict: Mapping[str, Any] | None = None,
+    eyes: Eyes | None = None,
 ) -> Policy:
     """Write the trained policy into `out`, whole or not at all: full weights, or all its adapters.
+
+    `state_dict` are the weights where the model holds a part of them only; `eyes`, what it sees with.
 
     A lone adapter lies at the top, where PEFT and serving engines look for it. Several lie in `adapters/`, because
     a tool that loads only the last of them would run another policy.
@@ -287,12 +332,14 @@ def save_policy(
             for file in ("adapter_config.json", "adapter_model.safetensors"):
                 shutil.copyfile(source / file, folder / file)
         mine = aside / "adapters" / f"{len(folders)}-{name}" if folders else aside
-        model.save_pretrained(str(mine), selected_adapters=[TRAINED])
+        model.save_pretrained(str(mine), selected_adapters=[TRAINED], state_dict=state_dict)
         (mine / "README.md").unlink(missing_ok=True)  # PEFT's empty form of a model card
         saved = replace(start, adapters=(*folders, mine))
     else:
-        model.save_pretrained(str(aside))
+        model.save_pretrained(str(aside), state_dict=state_dict)
         saved = replace(start, base=str(aside.resolve()), revision=None, adapters=(), quantization=None)
+    if eyes is not None:
+        eyes.processor.save_pretrained(str(aside))
     tokenizer.save_pretrained(str(aside))
     policy.write(saved, aside)
     shutil.rmtree(out, ignore_errors=True)

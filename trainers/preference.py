@@ -23,7 +23,10 @@ from trainers.training.arguments import build, training_arguments
 from trainers.training.loop import run_training
 from trainers.training.pair_metrics import pair_metrics
 from trainers.training.prepare import check_context, load_rows, longest_row
+from trainers.training.watch_config import PreferWatch
 from trainers.training.watching import FiniteLoss, Teller
+from trainers.watchdogs.guard import Watchdogs
+from trainers.watchdogs.probing import pair_probe
 from trainers.work import Work
 
 KEYS = (
@@ -53,8 +56,10 @@ class PreferenceTrainer(FiniteLoss, checkpoints.SealedCheckpoints, DPOTrainer):
         batches: PairBatches | JudgedBatches,
         engine: str,
         longest: int,
+        watch: Watchdogs | None = None,
         **kwargs: Any,
     ) -> None:
+        self.watch = watch
         self.loaded = loaded
         self.reference = reference
         self.loss = loss
@@ -63,6 +68,7 @@ class PreferenceTrainer(FiniteLoss, checkpoints.SealedCheckpoints, DPOTrainer):
         self.engine_asked = engine
         self.longest = longest
         self.first_loss: float | None = None
+        self.expected_first_loss: float | None = None
         self.step_totals: losses.Totals | None = None
         self.number_types = trained_types(loaded.model)
         super().__init__(
@@ -72,6 +78,8 @@ class PreferenceTrainer(FiniteLoss, checkpoints.SealedCheckpoints, DPOTrainer):
             data_collator=batches,  # pyright: ignore[reportArgumentType]
             **kwargs,
         )
+        if watch is not None:
+            self.add_callback(watch.callback(self))
 
     def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
         return dataset  # tokenised, cut and counted already
@@ -130,8 +138,16 @@ class PreferenceTrainer(FiniteLoss, checkpoints.SealedCheckpoints, DPOTrainer):
             parts["aux_loss"] = scored.aux_loss.detach()
         if self.first_loss is None and training and not self.state.global_step:
             self._check_first(read, weights)
+        if self.watch is not None and training:
+            self.watch.steps.batch(self, read)
         pair_metrics(self, scored, read, parts if len(parts) > 1 else {}, inputs)
         return (loss, None) if return_outputs else loss
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        if self.watch is not None:
+            self.watch.steps.norm = norm
+        return norm
 
     def _check_first(self, read: Any, weights: torch.Tensor | None) -> None:
         """While policy and reference are the same model, most losses have a value known beforehand."""
@@ -141,6 +157,13 @@ class PreferenceTrainer(FiniteLoss, checkpoints.SealedCheckpoints, DPOTrainer):
         expected = losses.step0(self.loss.terms, self.loss.settings)
         args: Any = self.args
         if expected is None or self.aux_loss_enabled or not args.disable_dropout:
+            expected = None  # Dropout and a router's loss come on top of it.
+        self.expected_first_loss = expected
+        told = {"first_loss": self.first_loss} | (
+            {} if expected is None else {"expected_first_loss": expected}
+        )
+        self.reference.work.log({"event": "first_loss", "step": 0, **told})
+        if expected is None:
             return
         tolerance = STEP0_TOLERANCE[bool(args.bf16 or args.fp16)] * max(1.0, abs(expected))
         if not abs(self.first_loss - expected) <= tolerance:
@@ -164,6 +187,8 @@ def train_preference(options: PreferOptions, start: str, work: Work, *, name: st
         metrics["reference_read"] = reference.read_back
     if trainer.first_loss is not None:
         metrics["first_loss"] = trainer.first_loss
+    if trainer.expected_first_loss is not None:
+        metrics["expected_first_loss"] = trainer.expected_first_loss
     return metrics
 
 
@@ -197,8 +222,21 @@ def preference_trainer(options: PreferOptions, start: str, work: Work) -> Prefer
         else PairBatches(pad, options.ld_alpha, repeats=not loss.weighted),
         engine=options.engine,
         longest=longest_row(work),
+        watch=_watchdogs(options, loss, train_rows, eval_rows, work),
         args=args,
         train_dataset=train_rows,
         eval_dataset=eval_rows,
         callbacks=[Teller(work)],
     )
+
+
+def _watchdogs(
+    options: PreferOptions, loss: Objective, rows: Any, eval_rows: Any, work: Work
+) -> Watchdogs | None:
+    if not options.watch:
+        return None
+    watch = PreferWatch() if options.watch is True else options.watch
+    # Held-out prompts where there are any: what is learned by heart looks well for longer.
+    answers = not loss.needs_reference and not loss.judged
+    probe = pair_probe(rows if eval_rows is None else eval_rows, watch.samples, answers=answers)
+    return Watchdogs(watch, probe, work)

@@ -15,6 +15,7 @@ from trainers.training.arguments import build, training_arguments
 from trainers.training.loop import run_training
 from trainers.training.prepare import check_context, load_rows
 from trainers.training.watching import FiniteLoss, Teller
+from trainers.vision.rows import PicturedBatch
 from trainers.work import Work
 
 
@@ -22,10 +23,19 @@ class HeliographSFTTrainer(FiniteLoss, CompletionsOnly, checkpoints.SealedCheckp
     """TRL's SFTTrainer, with sealed checkpoints and finite losses."""
 
 
+class SeeingSFTTrainer(FiniteLoss, checkpoints.SealedCheckpoints, SFTTrainer):
+    """The same for a model that sees: TRL's fused head has no place for pictures."""
+
+
 def train_sft(options: SftOptions, start: str, work: Work, *, name: str) -> dict[str, Any]:
     """Train, or go on training, from the newest whole checkpoint; leave the policy in `out/model`."""
     train_rows, eval_rows = load_rows(work.out)
     loaded = load_policy(start, options, work, train=options, seed=options.seed)
+    eyes = loaded.eyes
+    tokenizer: Any = loaded.tokenizer
+    own: dict[str, Any] = {}
+    if eyes is not None:
+        own = {"data_collator": PicturedBatch(tokenizer.pad_token_id, eyes)}
     args = training_arguments(
         SFTConfig,
         options,
@@ -35,17 +45,19 @@ def train_sft(options: SftOptions, start: str, work: Work, *, name: str) -> dict
         # Rows come cut to this length; TRL needs the number only to pack them.
         max_length=options.max_length if options.packing else None,
         dataset_kwargs=None if options.packing else {"skip_prepare_dataset": True},
+        **({} if eyes is None else {"remove_unused_columns": False}),
     )
     check_context(loaded.model, work)
     types = trained_types(loaded.model)
     trainer = build(
-        HeliographSFTTrainer,
+        HeliographSFTTrainer if eyes is None else SeeingSFTTrainer,
         model=loaded.model,
         args=args,
         train_dataset=train_rows,
         eval_dataset=eval_rows,
-        processing_class=loaded.tokenizer,
+        processing_class=tokenizer,
         callbacks=[Teller(work)],
+        **own,
     )
     give_back(trainer.model, types)
     keys = ("loss", "mean_token_accuracy")

@@ -1,6 +1,7 @@
 """ILLUME in the invented world: does choosing among a model's own explanations teach it to explain?
 
-    python -m benchmarks.illume_world --seeds 0 1 2 --json arms.json
+    python -m benchmarks.illume_world --seeds 3 --json benchmarks/results/illume-world.json
+    python -m benchmarks.illume_world --table benchmarks/results/illume-world.json
 
 Arms share scenes, start weights, draws' seeds and steps; they differ in which texts are learned. The placebo learns as
 many texts as ILLUME does in the same iteration, drawn uniformly over all its candidates. Measured on held-out scenes:
@@ -19,7 +20,7 @@ from typing import Any
 
 from data.illume.critic import RougeCritic, RubricCritic
 from data.illume.items import Item, read_items
-from data.illume.world import CONNECTIVE, World, build
+from data.illume.world import World, build
 from data.jsonl import write_jsonl_atomic
 from data.ledger import Ledger, LedgerLimits
 from data.sources import Mixture
@@ -49,7 +50,7 @@ def start(world: World, folder: Path, epochs: float) -> Path:
     options = SftOptions(
         model="tiny",
         num_train_epochs=epochs,
-        per_device_train_batch_size=64,
+        per_device_train_batch_size=32,
         learning_rate=5e-3,
         lr_scheduler_type="cosine",
         warmup_steps=0.05,
@@ -72,7 +73,6 @@ def arm(
         "num_return_sequences": 2,
         "max_new_tokens": 12,
         "batch_size": 256,
-        "connectives": (CONNECTIVE,),
         "answer_only_ratio": 4.0,
         "num_train_epochs": 1.0,
         "max_steps": 40,
@@ -131,14 +131,17 @@ def gain(found: dict[str, Any], seed: int) -> dict[str, float]:
     )["b - a"]
 
 
-def run(seed: int, folder: Path, world: World, epochs: float, **other: Any) -> dict[str, Any]:
+def run(
+    seed: int, folder: Path, world: World, epochs: float, *, answers_only: bool = False, **other: Any
+) -> dict[str, Any]:
     began = time.process_time()
     model = start(world, folder, epochs)
     after_start = time.process_time()
     found = {ILLUME: arm(ILLUME, model, folder, seed, **other)}
     texts = tuple(found[ILLUME]["new"])
     found[PLACEBO] = arm(PLACEBO, model, folder, seed, texts, **other)
-    found[ANSWERS] = arm(ANSWERS, model, folder, seed, **other)
+    if answers_only:
+        found[ANSWERS] = arm(ANSWERS, model, folder, seed, **other)
     gains = {name: gain(one, seed) for name, one in found.items()}
     for one in found.values():
         del one["each"]
@@ -146,16 +149,42 @@ def run(seed: int, folder: Path, world: World, epochs: float, **other: Any) -> d
     return {"seed": seed, "arms": found, "gains": gains, "cpu_seconds": seconds}
 
 
+def table(found: list[dict[str, Any]]) -> str:
+    """What was measured, as Markdown: held-out figures before the first iteration and after each."""
+    lines = [
+        "| arm | seed | measure | by iteration | gain, 95 % interval |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for one in found:
+        for name, figures in one["arms"].items():
+            told = one["gains"][name]
+            gained = f"{told['mean']:+.3f} [{told['low']:+.3f}, {told['high']:+.3f}]"
+            for key, shown in (("acceptance", gained), ("second", ""), ("answer_accuracy", "")):
+                values = " → ".join(f"{value:.3f}" for value in figures[key])
+                lines.append(f"| {name} | {one['seed']} | {key} | {values} | {shown} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.illume_world", description=__doc__)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--start-epochs", type=float, default=12)
+    parser.add_argument("--seeds", type=int, default=3, help="how many: 0, 1, …")
+    parser.add_argument("--answers-only", action="store_true", help="a third arm without explanations' loss")
+    parser.add_argument("--start-epochs", type=float, default=12, help="how long the start learns")
     parser.add_argument("--json", type=Path, help="write the figures here")
+    parser.add_argument(
+        "--table", type=Path, help="print the figures of this file as Markdown, and run nothing"
+    )
     asked = parser.parse_args()
+    if asked.table:
+        print(table(json.loads(asked.table.read_text(encoding="utf-8"))))
+        return
     made: list[dict[str, Any]] = []
-    for seed in asked.seeds:
+    for seed in range(asked.seeds):
         with tempfile.TemporaryDirectory() as folder:
-            made.append(run(seed, Path(folder), World(seed=seed), asked.start_epochs))
+            one = run(
+                seed, Path(folder), World(seed=seed), asked.start_epochs, answers_only=asked.answers_only
+            )
+        made.append(one)
         print(f"seed {seed}, CPU seconds {made[-1]['cpu_seconds']}", flush=True)
         for name, found in made[-1]["arms"].items():
             told = made[-1]["gains"][name]

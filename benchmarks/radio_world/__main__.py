@@ -3,7 +3,8 @@
     python -m benchmarks.radio_world --seeds 0 1 2 --json arms.json
 
 Arms share questions, documents, start weights, number of steps and reader; they differ in the groups alone. The placebo
-is RADIO with the answers and rationales of other questions.
+is RADIO with the answers and rationales of other questions. Lambda is also chosen: by exact match on questions about
+places that are neither trained on nor tested.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,47 +40,68 @@ from trainers.radio.tiny import build_tiny_reranker
 from trainers.work import Work
 
 PLACEBO = "placebo, lambda 0.5"
+RADIO = {"RADIO, lambda 0.5": 0.5, "RADIO, lambda 0.7": 0.7, "RADIO, lambda 1": 1.0}
+CHOSEN = "RADIO, lambda chosen"
+CONTROLS = ("retriever", "un-tuned", PLACEBO)
+"""What RADIO must beat, each of them."""
+VALIDATION_PLACES = 25
 
 
-def arms(seed: int, places: int, epochs: float, folder: Path, only: Sequence[str] = ()) -> dict[str, Any]:
-    """Exact match of every test question under every arm, and the paired difference of each to the placebo."""
+def arms(
+    seed: int, places: int, epochs: float, folder: Path, only: Sequence[str] = tuple(RADIO)
+) -> dict[str, Any]:
+    """Exact match of every test question under every arm, and RADIO's paired differences to each control."""
     started = time.process_time()
-    train, test, scorer = build(World(seed=seed, train_places=places))
+    world = World(seed=seed, train_places=places + VALIDATION_PLACES)
+    every, test, scorer = build(world)
+    train, valid = _parted(every, places * world.questions_per_place)
     scored = list(score_pools(train.pools, train.rationales, scorer, Counter()))
     start = str(build_tiny_reranker(folder / "start", [*words(), *syllables()], seed=seed))
     found = {
         "retriever": exact_matches(test, [range(len(pool.documents)) for pool in test.pools]),
         "un-tuned": _measure(start, test),
     }
-    groups = {
-        PLACEBO: (score_placebo(train, scorer, seed), 0.5),
-        "lambda 0": (scored, 0.0),
-        "RADIO, lambda 0.5": (scored, 0.5),
-        "RADIO, lambda 0.7": (scored, 0.7),
-        "RADIO, lambda 1": (scored, 1.0),
-    }
+    groups = {PLACEBO: (score_placebo(train, scorer, seed), 0.5), "lambda 0": (scored, 0.0)}
+    groups |= {name: (scored, RADIO[name]) for name in only}
+    chosen_by: dict[str, float] = {}
     for name, (given, weight) in groups.items():
-        if not only or name in only:
-            out = folder / name.replace(" ", "-").replace(",", "")
-            out.mkdir()
-            found[name] = _trained(start, given, weight, seed, epochs, out, test)
+        out = folder / name.replace(" ", "-").replace(",", "")
+        out.mkdir()
+        model = _trained(start, given, weight, seed, epochs, out)
+        found[name] = _measure(model, test)
+        if name in RADIO:
+            chosen_by[name] = _share(_measure(model, valid))
+    choice = max(chosen_by, key=lambda name: chosen_by[name])  # of equal ones the smallest lambda
+    found[CHOSEN] = found[choice]
     found["oracle"] = exact_matches(test, oracle_orders(test))
-    others = {PLACEBO: found[PLACEBO], **{name: found[name] for name in found if name != PLACEBO}}
-    gaps = compare(others, resamples=2000, seed=seed)
     return {
         "seed": seed,
         "questions": len(test.pools),
-        "exact_match": {name: sum(scores) / len(scores) for name, scores in found.items()},
-        "minus_placebo": {
-            name: gaps[f"{name} - {PLACEBO}"] for name in found if f"{name} - {PLACEBO}" in gaps
+        "exact_match": {name: _share(scores) for name, scores in found.items()},
+        "choice": {"chosen": choice, "questions": len(valid.pools), "exact_match": chosen_by},
+        "positives_that_hold_the_answer": {name: _right_firsts(train, *groups[name]) for name in groups},
+        "differences": {
+            f"{name} - {control}": compare({control: found[control], name: found[name]}, resamples=2000, seed=seed)[
+                f"{name} - {control}"
+            ]
+            for name in (*only, CHOSEN)
+            for control in CONTROLS
         },
         "cpu_seconds": round(time.process_time() - started, 1),
-    }
+    }  # fmt: skip
 
 
-def _trained(
-    start: str, given: Sequence[Scored], weight: float, seed: int, epochs: float, out: Path, test: Split
-) -> list[float]:
+def above_all_controls(figures: dict[str, Any], name: str) -> bool:
+    """Whether no 95 % interval of the arm's difference to a control holds 0 or lies below it."""
+    return all(figures["differences"][f"{name} - {control}"]["low"] > 0 for control in CONTROLS)
+
+
+def _parted(split: Split, count: int) -> tuple[Split, Split]:
+    """The first questions, and the others; each place's questions stand together, so no place is on both sides."""
+    return replace(split, pools=split.pools[:count]), replace(split, pools=split.pools[count:])
+
+
+def _trained(start: str, given: Sequence[Scored], weight: float, seed: int, epochs: float, out: Path) -> str:
     groups = make_groups((align(one, weight) for one in given), GroupOptions(), Counter())
     options = RerankerOptions(
         learning_rate=2e-3,
@@ -90,14 +113,23 @@ def _trained(
         seed=seed,
     )
     train_reranker(options, start, groups, Work(out=out, say=lambda _: None))
-    return _measure(str(out / "model"), test)
+    return str(out / "model")
 
 
-def _measure(model: str, test: Split) -> list[float]:
-    questions = [pool.question for pool in test.pools]
-    documents = [[document.text for document in pool.documents] for pool in test.pools]
+def _measure(model: str, asked: Split) -> list[float]:
+    questions = [pool.question for pool in asked.pools]
+    documents = [[document.text for document in pool.documents] for pool in asked.pools]
     scores = rerank(load_reranker(model), questions, documents)
-    return exact_matches(test, [descending(one) for one in scores])
+    return exact_matches(asked, [descending(one) for one in scores])
+
+
+def _right_firsts(train: Split, given: Sequence[Scored], weight: float) -> float:
+    firsts = [(one.pool, int(align(one, weight).order[0])) for one in given]
+    return _share([float(pool.documents[place].id == train.gold[pool.id]) for pool, place in firsts])
+
+
+def _share(values: Sequence[float]) -> float:
+    return round(sum(values) / len(values), 6)
 
 
 def main() -> None:
@@ -115,12 +147,13 @@ def main() -> None:
             f"seed {seed}, {made[-1]['questions']} test questions, {made[-1]['cpu_seconds']} CPU s",
             flush=True,
         )
+        right = made[-1]["positives_that_hold_the_answer"]
         for name, value in made[-1]["exact_match"].items():
-            gap = made[-1]["minus_placebo"].get(name)
-            told = (
-                f"   minus placebo {gap['mean']:+.3f} [{gap['low']:+.3f}, {gap['high']:+.3f}]" if gap else ""
-            )
+            told = f"   positives that hold the answer {right[name]:.3f}" if name in right else ""
             print(f"  {name:22} {value:.3f}{told}", flush=True)
+        print(f"  chosen on other places: {made[-1]['choice']}", flush=True)
+        for name, gap in made[-1]["differences"].items():
+            print(f"  {name:44} {gap['mean']:+.3f} [{gap['low']:+.3f}, {gap['high']:+.3f}]", flush=True)
         if asked.json:
             asked.json.write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
 

@@ -1,25 +1,22 @@
-"""Who accepts an explanation: ROUGE-L against a reference, a rubric with a threshold, or people through a file."""
+"""Who accepts an explanation, as a recipe writes it: a reference, a rubric, a model, a file of votes, or people."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import fmean
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, Self, cast
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from data.chatting.request import ServerOptions
 from data.critics import Rubric
 from data.errors import DataError
+from data.feedback.ballots import Kind
+from data.feedback.critic import Asking
 from data.rouge import Tokens, rouge_l
-from data.votes import VotesMissing, read_votes
 
-Verdict = tuple[bool | None, float | None]
-"""Accepted, and the score; None: not judged."""
-HOW = (
-    'Write one JSON line for each prompt: {"id": "…", "scores": [1, 0, null]} with 1 (fits), 0 (does not) or null (not '
-    "judged) for each candidate. Then run the same command again."
-)
+MOST_SHOWN = 64
+"""Explanations that the label page shows side by side at most; reading it there would open the store."""
 
 
 class RougeCritic(BaseModel):
@@ -99,63 +96,61 @@ class VotesCritic(BaseModel):
         return base / self.path.replace("{iteration}", str(iteration))
 
 
-Critic = Annotated[RougeCritic | RubricCritic | VotesCritic, Field(discriminator="kind")]
-Computed = Annotated[RougeCritic | RubricCritic, Field(discriminator="kind")]
-"""Critics that need no person."""
+class ModelCritic(BaseModel):
+    """A model judges, and says everything twice, the other way round the second time; where it contradicts itself, it
+    has said nothing."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["model"]
+    how: Literal["accept", "pairwise"] = "accept"
+    """`accept`: is asked of each explanation whether it fits, yes or no; then no or yes. `pairwise`: is asked which of
+    two explains better; then with the two changed over."""
+    criterion: Annotated[str, Field(min_length=1, max_length=4000)] = (
+        "It names what makes the answer right, and says nothing that is not so."
+    )
+    """What a good explanation is, in the judge's prompt."""
+    server: ServerOptions | None = None
+    """An OpenAI-compatible server that judges, instead of the stage's `judge:`."""
+    opponents: Annotated[int, Field(ge=1)] = 2
+    """pairwise: others of the same prompt after it that each explanation is compared with, in a ring."""
+    threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """pairwise: accepted from this share of won comparisons on, of those that were decided."""
+    min_chars: Annotated[int, Field(ge=0)] = 3
+    """What is shorter is rejected unasked."""
+    max_reply_tokens: Annotated[int, Field(ge=1)] = 16
+    """Longest reply of the judge; the first of the two words in it counts."""
 
 
-def by_rule(
-    critic: RougeCritic | RubricCritic,
-) -> Callable[[str, Mapping[str, Any], str], tuple[bool, float]]:
-    """The critic as a function of text, row and place."""
+class PeopleCritic(Asking):
+    """People choose on the label page what fits: every iteration waits for them, and the command exits 75."""
 
-    def judge(text: str, row: Mapping[str, Any], where: str) -> tuple[bool, float]:
-        try:
-            return critic.judge(text, row)
-        except DataError as fault:
-            raise DataError(fault.what, where=where, way_out=fault.way_out) from fault
+    question: Annotated[str, Field(min_length=1, max_length=2000)] = "Which explanations fit the answer?"
+    """What the page asks."""
+    votes: Annotated[tuple[Kind, ...], Field(min_length=1)] = ("choose", "skip", "flag", "edit")
+    """Kinds of vote: `choose` (none, one or several that fit), `skip`, `flag`, `edit`."""
+    votes_per_item: Annotated[int, Field(ge=1, le=100)] = 1
+    """How many people judge each prompt."""
+    threshold: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Accepted where this share of its people chose it."""
+    min_agreement: Annotated[float, Field(ge=0, le=1)] = 0.6
+    """Where a smaller share of people say the same of an explanation, it is neither accepted nor rejected."""
 
-    return judge
-
-
-def by_votes(
-    critic: VotesCritic,
-    base: Path,
-    iteration: int,
-    shown: Path,
-    texts: Mapping[str, int],
-    *,
-    budget: int | None = None,
-) -> dict[str, list[Verdict]]:
-    """A verdict for each candidate. Raises VotesMissing while prompts have no line and the budget has room for more.
-
-    A file may hold several lines for a prompt, of several people, in any order; a candidate on which they all say
-    null stays unjudged, and so does every candidate of a prompt that the budget leaves out.
-    """
-    path = critic.file(base, iteration)
-    try:
-        votes = read_votes(path, texts, shown)
-    except VotesMissing as missing:
-        raise VotesMissing(missing.what, f"The candidates are in {shown}. {HOW}") from missing
-    for key, one in votes.items():
-        if one.duels:
-            raise DataError(
-                f"prompt {key} has a vote on a pair, which does not say whether either text fits",
-                where=str(path),
-                way_out=HOW,
+    @model_validator(mode="after")
+    def _chooses(self) -> Self:
+        odd = sorted({"best", "rank", "tie"} & set(self.votes))
+        if odd:
+            raise ValueError(
+                f"{', '.join(odd)} compare explanations, and do not say whether any fits: use `choose`"
             )
-    found: dict[str, list[Verdict]] = {}
-    for key, size in texts.items():
-        lines = votes[key].scores if key in votes else []
-        said = [[line[i] for line in lines if line[i] is not None] for i in range(size)]
-        means = [fmean(cast("list[float]", one)) if one else None for one in said]
-        found[key] = [(None if mean is None else mean >= critic.threshold, mean) for mean in means]
-    judged = sum(score is not None for verdicts in found.values() for _, score in verdicts)
-    missing = [key for key in texts if key not in votes]
-    if missing and (budget is None or judged < budget):
-        some = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
-        raise VotesMissing(
-            f"{len(missing)} of {len(texts)} prompts have no votes in {path}: {some}",
-            f"The candidates are in {shown}. {HOW}",
-        )
-    return found
+        if "choose" not in self.votes:
+            raise ValueError("votes needs `choose`")
+        return self
+
+
+Rule = RougeCritic | RubricCritic
+"""Critics that need nobody."""
+Critic = Annotated[
+    RougeCritic | RubricCritic | ModelCritic | VotesCritic | PeopleCritic, Field(discriminator="kind")
+]
+Computed = Annotated[RougeCritic | RubricCritic, Field(discriminator="kind")]

@@ -12,6 +12,7 @@ from typing import Any, cast
 from data.errors import DataError
 from data.illume.rows import completed
 from data.ledger import Ledger
+from data.pictures import picture_of
 from data.records import check_row
 from data.sources import Mixture, read
 
@@ -26,6 +27,8 @@ class Item:
     key: str
     where: str
     row: Mapping[str, Any]
+    picture: Path | None = None
+    """The file that its `image` means."""
 
     @property
     def prompt(self) -> Any:
@@ -70,7 +73,7 @@ def read_items(mixture: Mixture, base: Path, ledger: Ledger) -> list[Item]:
                 way_out="give every row an `id` of its own",
             )
         places[key] = where
-        found.append(Item(key, where, {**fit, "answer": answer.strip()}))
+        found.append(Item(key, where, {**fit, "answer": answer.strip()}, picture_of(fit, where)))
     if not found:
         raise DataError("there are no rows to explain", where=", ".join(s.path for s in mixture.sources))
     return found

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 
@@ -29,6 +29,11 @@ class Judged:
     score: float | None
     judge: str
     time: str
+    n_votes: int | None = None
+    agreement: float | None = None
+    """The share of the votes that say the same."""
+    vote_ids: list[int] = field(default_factory=list[int])
+    """In the label store, where people judged."""
 
     def to_row(self) -> dict[str, Any]:
         return asdict(self)
@@ -45,6 +50,10 @@ class Kept:
     temperature: float | None
     score: float | None
     judge: str
+    image: Any = None
+    n_votes: int | None = None
+    agreement: float | None = None
+    vote_ids: list[int] = field(default_factory=list[int])
 
     def to_row(self) -> dict[str, Any]:
         return asdict(self)
@@ -85,10 +94,24 @@ def accumulate(
             over += 1
         else:
             new += 1
-            texts.append(
-                Kept(one.id, one.candidate, one.prompt, one.iteration, one.temperature, one.score, one.judge)
-            )
+            texts.append(_kept(one))
     return Grown(kept, new, duplicates, over)
+
+
+def _kept(one: Judged) -> Kept:
+    return Kept(
+        id=one.id,
+        text=one.candidate,
+        prompt=one.prompt,
+        iteration=one.iteration,
+        temperature=one.temperature,
+        score=one.score,
+        judge=one.judge,
+        image=one.image,
+        n_votes=one.n_votes,
+        agreement=one.agreement,
+        vote_ids=one.vote_ids,
+    )
 
 
 def _best_first(found: list[Judged]) -> list[Judged]:
@@ -112,7 +135,7 @@ def draw_placebo(judged: Sequence[Judged], texts: int | None, seed: int) -> list
     order = sorted(pool, key=lambda name: _mark(seed, "placebo", *name))
     drawn = set(order[:wanted])
     return [
-        replace(one, accepted=True, score=None, judge="placebo")
+        replace(one, accepted=True, score=None, judge="placebo", n_votes=None, agreement=None, vote_ids=[])
         for name, one in pool.items()
         if name in drawn
     ]

@@ -21,10 +21,7 @@ def sft_rows(accepted: Accepted) -> Iterator[Row]:
     for texts in accepted.values():
         for one in texts:
             row = one.to_row()
-            yield {
-                **_shaped(row.pop("prompt"), completion=row.pop("text")),
-                **row,
-            }
+            yield {**_shaped(row.pop("prompt"), completion=row.pop("text")), **_filled(row)}
 
 
 def pairs(judged: Iterable[Judged], *, max_per_prompt: int) -> Iterator[Row]:
@@ -36,15 +33,18 @@ def pairs(judged: Iterable[Judged], *, max_per_prompt: int) -> Iterator[Row]:
             product(good, bad), key=lambda pair: -round((pair[0].score or 0.0) - (pair[1].score or 0.0), 9)
         )
         for chosen, rejected in among[:max_per_prompt]:
+            margin = (chosen.score or 0.0) - (rejected.score or 0.0)
             yield {
                 **_shaped(chosen.prompt, chosen=chosen.candidate, rejected=rejected.candidate),
                 "id": chosen.id,
-                "image": chosen.image,
+                **({"image": chosen.image} if chosen.image is not None else {}),
                 "score_chosen": chosen.score,
                 "score_rejected": rejected.score,
+                "margin": round(margin, 9),
                 "chosen_iteration": chosen.iteration,
                 "rejected_iteration": rejected.iteration,
                 "judge": chosen.judge,
+                **_voted(chosen, rejected, margin),
             }
 
 
@@ -67,14 +67,30 @@ def negatives(judged: Iterable[Judged]) -> Iterator[Row]:
                 yield {**_shaped(one.prompt, completion=one.candidate), **_provenance(one)}
 
 
-def _provenance(one: Judged) -> Row:
+def _voted(chosen: Judged, rejected: Judged, margin: float) -> Row:
+    """What a preference stage may weigh by. Of those who chose, the margin is who chose the one and not the other."""
+    if chosen.n_votes is None or rejected.n_votes is None:
+        return {}
+    told = [one.agreement for one in (chosen, rejected) if one.agreement is not None]
     return {
-        "id": one.id,
-        "image": one.image,
-        "iteration": one.iteration,
-        "temperature": one.temperature,
-        "score": one.score,
-        "judge": one.judge,
+        "weight": round(margin, 9),
+        "n_votes": min(chosen.n_votes, rejected.n_votes),
+        "agreement": min(told) if told else None,
+        "vote_ids": sorted({*chosen.vote_ids, *rejected.vote_ids}),
+    }
+
+
+def _provenance(one: Judged) -> Row:
+    names = ("id", "image", "iteration", "temperature", "score", "judge", "n_votes", "agreement", "vote_ids")
+    return _filled({name: getattr(one, name) for name in names})
+
+
+def _filled(row: Row) -> Row:
+    """Without the columns that only pictures or votes would fill."""
+    return {
+        name: value
+        for name, value in row.items()
+        if value not in (None, []) or name not in ("image", "n_votes", "agreement", "vote_ids")
     }
 
 

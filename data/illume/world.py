@@ -1,5 +1,7 @@
 """A small invented world in which a model answers well and explains badly, and a loop of choosing can mend that.
 
+    python -m data.illume.world recipes/data/scenes
+
 A scene says who does what, where and when, in any order, in place of an image. A question asks for one of the four,
 and a good explanation names the other three. The start is trained on right answers, and on explanations of which few
 are good: most are chatter, some explain another scene.
@@ -7,10 +9,15 @@ are good: most are chatter, some explain another scene.
 
 from __future__ import annotations
 
+import argparse
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+from data.illume.items import TEXT_CONNECTIVE
+from data.jsonl import write_jsonl_atomic
 
 SLOTS: dict[str, tuple[str, ...]] = {
     "thing": ("mirror", "lamp", "letter", "cloud", "number", "castle", "window", "signal"),
@@ -20,12 +27,10 @@ SLOTS: dict[str, tuple[str, ...]] = {
 }
 KINDS = ("thing", "deed", "place")
 """What is asked for."""
-CONNECTIVE = "reason"
-"""What asks for the explanation, after the answer."""
 REFERENCES: dict[str, tuple[str, tuple[str, ...]]] = {
-    "thing": ("the one of {season} {deed} {place}", ("season", "deed", "place")),
-    "deed": ("the {thing} of {place} is {season}", ("thing", "place", "season")),
-    "place": ("the {season} {thing} is not {deed}", ("season", "thing", "deed")),
+    "thing": ("to {deed} by {place} in {season}", ("deed", "place", "season")),
+    "deed": ("of {thing} by {place} in {season}", ("thing", "place", "season")),
+    "place": ("to {deed} the {thing} in {season}", ("deed", "thing", "season")),
 }
 """What explains an answer, and which parts of the scene it names."""
 CHATTER = (
@@ -43,12 +48,12 @@ class World:
     """Its size, and what makes it. The same values give the same world on every machine."""
 
     seed: int = 0
-    start: int = 2400
+    start: int = 1600
     """Scenes that the start learns from, each with an answer and an explanation."""
     train: int = 600
     held_out: int = 150
-    chatter: float = 0.82
-    other: float = 0.13
+    chatter: float = 0.55
+    other: float = 0.15
     """Share of the start's explanations that belong to another scene; the rest of them are good."""
 
 
@@ -70,11 +75,6 @@ def build(world: World) -> Made:
     return Made(rows, rest[: world.train], rest[world.train :])
 
 
-def slots_named(text: str, row: dict[str, Any]) -> bool:
-    """Whether the explanation names exactly the parts of the scene that the reference names, in their places."""
-    return text.split() == str(row["reference"]).split()
-
-
 def _pick(dice: random.Random, among: Sequence[Any]) -> Any:
     # random.choice may draw differently in another Python.
     return among[int(dice.random() * len(among))]
@@ -85,7 +85,7 @@ def _question(dice: random.Random, seen: set[str]) -> dict[str, Any]:
         scene = {slot: str(_pick(dice, words)) for slot, words in SLOTS.items()}
         told = sorted(scene, key=lambda _: dice.random())
         kind = str(_pick(dice, KINDS))
-        prompt = f"The {' '.join(scene[slot] for slot in told)}. What {_ASK[kind]}?"
+        prompt = f"The {' '.join(scene[slot] for slot in told)}. Which {kind}?"
         if prompt not in seen:
             break
     seen.add(prompt)
@@ -97,9 +97,6 @@ def _question(dice: random.Random, seen: set[str]) -> dict[str, Any]:
         "reference": template.format(**scene),
         "facts": [scene[slot] for slot in names],
     }
-
-
-_ASK = {"thing": "model", "deed": "user", "place": "bridge"}
 
 
 def _learned(
@@ -115,5 +112,20 @@ def _learned(
     prompt, answer = asked["prompt"], asked["answer"]
     return [
         {"prompt": prompt, "completion": f" {answer}"},
-        {"prompt": f"{prompt} {answer} {CONNECTIVE}", "completion": f" {said}"},
+        {"prompt": f"{prompt} {answer} {TEXT_CONNECTIVE}", "completion": f" {said}"},
     ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="data.illume.world", description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--seed", type=int, default=0)
+    asked = parser.parse_args()
+    asked.folder.mkdir(parents=True, exist_ok=True)
+    made = build(World(seed=asked.seed))
+    for name, rows in (("start", made.start), ("train", made.train), ("held-out", made.held_out)):
+        write_jsonl_atomic(asked.folder / f"{name}.jsonl", rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,4 @@
-"""The invented world as files that recipes read: one corpus, questions for training and for testing, rationales.
+"""The invented world as files that recipes read: one corpus, questions to train, to choose and to test by, rationales.
 
 python -m data.radio.corpus recipes/data/places
 """
@@ -27,16 +27,17 @@ from data.radio.world import (
 Rows = list[dict[str, Any]]
 
 
-def world_files(world: World) -> dict[str, Rows]:
+def world_files(world: World, validation_places: int = 25) -> dict[str, Rows]:
     """Every place states its eight facts, each in one passage; other passages repeat a question and state nothing.
 
-    In one corpus the decoys of a question are the other facts of its place.
+    In one corpus the decoys of a question are the other facts of its place. No two sets of questions have a place in
+    common; rationales there are for training questions alone.
     """
     dice = random.Random(f"radio corpus {world.seed}")
-    places = place_names(dice, world.train_places + world.test_places)
-    found: dict[str, Rows] = {name: [] for name in ("corpus", "train", "test", "rationales")}
-    for number, place in enumerate(places):
-        training = number < world.train_places
+    sizes = {"train": world.train_places, "valid": validation_places, "test": world.test_places}
+    part = [name for name, size in sizes.items() for _ in range(size)]
+    found: dict[str, Rows] = {name: [] for name in ("corpus", "rationales", *sizes)}
+    for place, into in zip(place_names(dice, len(part)), part, strict=True):
         values = [invented_value(dice) for _ in RELATIONS]
         texts = [statement(world, dice, place, relation, value) for relation, value in enumerate(values)]
         asked = sorted(range(len(RELATIONS)), key=lambda _: dice.random())[: world.questions_per_place]
@@ -46,8 +47,8 @@ def world_files(world: World) -> dict[str, Rows]:
             key = f"{place}/{name}".replace(" ", "-")
             question = f"which {name} does {place} have"
             row = {"id": key, "question": question, "golden_answers": [values[relation]]}
-            found["train" if training else "test"].append(row)
-            if training:
+            found[into].append(row)
+            if into == "train":
                 reason = scripted_rationale(place, relation, values[relation])
                 found["rationales"].append({"id": key, "reason": reason})
         found["corpus"] += [{"id": f"{place}#{i}".replace(" ", "-"), "text": t} for i, t in enumerate(texts)]

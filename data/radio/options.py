@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from data.feedback.ballots import Kind
+from data.feedback.critic import Asking
 
 Normalise = Literal["minmax", "zscore", "rank", "none"]
 Sampler = Literal["shift", "shift_all_neg", "iteration", "random"]
@@ -48,3 +51,30 @@ class GroupOptions(BaseModel):
         if list(value) != sorted(set(value)):
             raise ValueError("neg_offsets must rise, each rank once")
         return value
+
+
+class RationalePeople(Asking):
+    """People write rationales on the label page: they let a draft stand, or write a better one."""
+
+    question: Annotated[str, Field(min_length=1, max_length=2000)] = (
+        "Does this say why the answer is right? If not, write what does."
+    )
+    """What the page asks."""
+    votes: Annotated[tuple[Kind, ...], Field(min_length=1)] = ("choose", "edit", "skip", "flag")
+    """Kinds of vote: `choose` (the draft stands, or not), `edit` (a rationale of one's own), `skip`, `flag`."""
+    votes_per_item: Annotated[int, Field(ge=1, le=100)] = 1
+    """How many people see each question."""
+    threshold: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """A draft stands where this share of its people let it stand; a rationale that a person wrote goes before it."""
+
+    @model_validator(mode="after")
+    def _can_be_mended(self) -> Self:
+        if not {"choose", "edit"} <= set(self.votes) or set(self.votes) & {"best", "rank", "tie"}:
+            raise ValueError(
+                "there is one text a question: votes are `choose` and `edit`, with `skip` and `flag`"
+            )
+        if not self.edits:
+            raise ValueError(
+                "`edits: false` would leave out what people write, which is what they are asked for"
+            )
+        return self

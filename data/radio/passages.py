@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,7 +44,7 @@ class Passages:
 
     def __getitem__(self, row: int) -> Document:
         self._file.seek(int(self.offsets[row]))
-        return _document(self._file.readline(), str(self.path), row)
+        return _document(self._file.readline(), f"{self.path}, passage {row}", row)
 
     def take(self, rows: Sequence[int]) -> list[Document]:
         """These passages, read in the order of the file and given in the order asked for."""
@@ -55,6 +55,10 @@ class Passages:
         """Texts of consecutive rows, streamed."""
         for row in range(start, len(self) if stop is None else min(stop, len(self))):
             yield self[row].text
+
+    def identity(self) -> list[Any]:
+        """Which file in which state: what was made from these passages is good as long as this is the same."""
+        return [str(self.path.resolve()), _state(self.path), len(self)]
 
     def close(self) -> None:
         self._file.close()
@@ -72,7 +76,7 @@ def _build_index(path: Path, index: Path) -> tuple[NDArray[np.int64], int]:
             start, position = extra, position + extra
         if not raw.strip():
             continue
-        text = _document(raw, str(path), number - 1).text
+        text = _document(raw, f"{path}:{number}", number - 1).text
         digest = hashlib.blake2b(text.encode(), digest_size=16).digest()
         if digest in seen:
             copies += 1
@@ -113,19 +117,28 @@ def _mark(path: Path) -> int:
         return 3 if file.read(3) == b"\xef\xbb\xbf" else 0
 
 
-def _document(raw: bytes, path: str, row: int) -> Document:
-    where = f"{path}, passage {row}"
+def _document(raw: bytes, where: str, row: int) -> Document:
     try:
-        found: dict[str, Any] = json.loads(decode(raw.removeprefix(b"\xef\xbb\xbf"), where))
-        text = found["contents"] if "contents" in found else found["text"]
-        title = found.get("title")
-        key = found.get("id", row)
-        if not isinstance(text, str) or not text.strip():
-            raise TypeError("its text is empty")
-    except (ValueError, KeyError, TypeError, AttributeError) as fault:
-        raise DataError(
-            f"no passage ({type(fault).__name__}: {fault})",
-            where=where,
-            way_out='a passage is {"id", "text"}, with a "title" if it has one, or {"id", "contents"}',
-        ) from fault
-    return Document(str(key), f"{title}\n{text}" if title and "contents" not in found else text)
+        found: object = json.loads(decode(raw.removeprefix(b"\xef\xbb\xbf"), where))
+    except ValueError as fault:
+        raise _no_passage(f"this line is no JSON: {fault}", where) from fault
+    if not isinstance(found, dict):
+        raise _no_passage("this line is no JSON object", where)
+    fields = cast("dict[str, Any]", found)
+    whole = "contents" in fields
+    text = fields.get("contents" if whole else "text")
+    if not isinstance(text, str) or not text.strip():
+        raise _no_passage(
+            f"a passage without text: `{'contents' if whole else 'text'}` is missing or empty", where
+        )
+    title = fields.get("title")
+    return Document(str(fields.get("id", row)), f"{title}\n{text}" if title and not whole else text)
+
+
+def _no_passage(what: str, where: str) -> DataError:
+    return DataError(
+        what,
+        where=where,
+        way_out='a passage is {"id", "text"}, with a "title" if it has one, or {"id", "contents"}; mend or remove '
+        "the line, and the same command goes on",
+    )

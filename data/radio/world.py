@@ -42,6 +42,9 @@ _SECOND_WORDS = (
 )
 _ONSETS = ("b", "d", "f", "g", "k", "l", "m", "n", "p", "r", "s", "t", "v", "z", "br", "dr")
 _NUCLEI = ("a", "e", "i", "o", "u", "ai", "eo")
+# So many that the words of a value are rare. Were they frequent, a rationale would hardly tell the document that states
+# the value from one that repeats the question.
+_CODAS = ("", "n", "r", "l", "s", "m", "k", "t", "p", "x", "st", "nd")
 _FILLERS = (
     "travellers say so openly, as old maps show, according to merchants, in most records, by common account, "
     "if pilgrims are right, since long ago, whatever visitors think"
@@ -143,7 +146,7 @@ def words() -> list[str]:
 
 
 def syllables() -> list[str]:
-    return [onset + nucleus for onset in _ONSETS for nucleus in _NUCLEI]
+    return [onset + nucleus + coda for onset in _ONSETS for nucleus in _NUCLEI for coda in _CODAS]
 
 
 def place_names(dice: random.Random, count: int) -> list[str]:

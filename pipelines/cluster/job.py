@@ -1,4 +1,4 @@
-"""One stage as a job on a cluster: works under the stage's lock, heeds the stop file, and says how the job shall end.
+"""A stage or a shard as a job on a cluster: works under its lock, heeds the stop file, says how the job shall end.
 
 `python -m pipelines.cluster.job RUN_DIR STAGE`, started by slurm/node.sh on every node of the job. Node 0 keeps the
 records.
@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 
 from data.errors import RunError, UserError
-from pipelines import lock, machine, progress, state
+from pipelines import lock, machine, progress, shards, state
 from pipelines.cluster import records as job_records
+from pipelines.cluster.launcher import Group, config_file, words
 from pipelines.cluster.records import Attempt, Attempts, Outcome, bad_in_a_row
 from pipelines.launch import Ended, Way, environment, launch
 from pipelines.plan import plan
@@ -26,7 +29,10 @@ from pipelines.stage import Stage
 from trainers.training.interruption import STOP_FILE
 
 EXITS: dict[Outcome, int] = {"done": 0, "again": 3, "waiting": 75, "failed": 1}
-LAST_LINES = 5
+LOST_PEER = re.compile(r"(closed|reset) by peer|Broken pipe|NCCL|heartbeat", re.IGNORECASE)
+"""What the processes of a group say when another one has gone: the one that went says nothing any more."""
+LATE_SECONDS = 10.0
+"""A node's own word that its processes have ended may come after their peers have noticed."""
 PATIENCE = 86400.0
 """A worker that was told to stop is left to save: SLURM ends it when its time is over."""
 
@@ -37,14 +43,14 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     run_dir = Path(given.run_dir).absolute()
     os.environ[STOP_FILE] = str(job_records.stop_file(run_dir, given.stage))
-    launcher = _torchrun(given)
     if given.processes > 1:
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, machine.usable_cores() // given.processes)))
     if given.node_rank:
-        words = [sys.executable, *launcher, "-m", "pipelines.worker", str(run_dir), given.stage]
-        return subprocess.run(words, env=environment(), check=False).returncode
+        launcher = _launcher(given, run_dir)
+        command = [sys.executable, *launcher, "-m", "pipelines.worker", str(run_dir), given.stage]
+        return subprocess.run(command, env=environment(), check=False).returncode
     try:
-        outcome = attempt(run_dir, given.stage, launcher)
+        outcome = attempt(run_dir, given.stage, _launcher(given, run_dir))
     except UserError as error:
         print(error, file=sys.stderr)
         outcome = "failed"
@@ -65,34 +71,34 @@ def _arguments(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _torchrun(given: argparse.Namespace) -> tuple[str, ...]:
-    """Static: ranks follow nodes, and a node that is missing is an error instead of a smaller group."""
-    if given.nodes * given.processes == 1:
-        return ()
-    host, _, port = given.master.rpartition(":")
-    return (
-        "-m", "torch.distributed.run", f"--nnodes={given.nodes}", f"--node-rank={given.node_rank}",
-        f"--nproc-per-node={given.processes}", f"--master-addr={host}", f"--master-port={port}",
-    )  # fmt: skip
+def _launcher(given: argparse.Namespace, run_dir: Path) -> tuple[str, ...]:
+    recipe = _recipe(run_dir)
+    group = Group(given.nodes, given.node_rank, given.processes, given.master)
+    total = given.nodes * given.processes
+    return words(group, config_file(_stage(recipe, given.stage), recipe.base, total))
+
+
+def _recipe(run_dir: Path) -> Recipe:
+    return from_json(state.read_json(run_dir / state.RECIPE))
 
 
 def attempt(run_dir: Path, name: str, launcher: tuple[str, ...] = ()) -> Outcome:
     """Work on the stage once, and judge what shall become of its job."""
-    job = os.environ.get("SLURM_JOB_ID", "")
+    job = job_records.this_job()
     held = lock.acquire_stage(run_dir, name, f"job {job} on {socket.gethostname()}")
     try:
         if held.notice:
             print(held.notice, file=sys.stderr)
-        recipe = from_json(state.read_json(run_dir / state.RECIPE))
+        recipe = _recipe(run_dir)
         stage = _stage(recipe, name)
         earlier = _close_lost(run_dir, name)
-        if _finished(recipe, run_dir, name):
+        if _finished(recipe, run_dir, stage, name):
             print(f"{name}: done already")
             return "done"
         limit = _limit(run_dir, name)
         mine = [item for item in earlier if item.job == job]
         if bad_in_a_row(mine) >= limit:
-            return _given_up(run_dir, stage, mine)
+            return _given_up(run_dir, name, mine)
         now = Attempt(job=job, host=socket.gethostname(), began=state.now())
         _write(run_dir, name, [*earlier, now])
         way = Way(
@@ -101,33 +107,44 @@ def attempt(run_dir: Path, name: str, launcher: tuple[str, ...] = ()) -> Outcome
             grace=PATIENCE,
             stop=job_records.stop_file(run_dir, name),
             patient=True,
+            shard=shards.parsed(name)[1],
         )
         ended = launch(run_dir, [stage], held, progress.watch(lambda line: print(line, flush=True)), way)
         now = _ended(run_dir, name, now, ended)
         _write(run_dir, name, [*earlier, now])
-        return _judged(run_dir, stage, [*mine, now], limit, ended)
+        return _judged(run_dir, name, [*mine, now], limit, ended)
     finally:
         held.release()
 
 
 def _stage(recipe: Recipe, name: str) -> Stage:
-    found = next((stage for stage in recipe.stages if stage.name == name), None)
+    whole, index = shards.parsed(name)
+    found = next((stage for stage in recipe.stages if stage.name == whole), None)
     if found is None:
         raise RunError(
             f"the run's recipe has no stage `{name}`", way_out="Submit it again: heliograph submit RECIPE."
         )
+    if index is not None and index >= found.shards:
+        raise RunError(
+            f"it has {found.shards} shards by now",
+            where=f"stages.{name}",
+            way_out="Submit it again: heliograph submit RECIPE.",
+        )
     return found
 
 
-def _finished(recipe: Recipe, run_dir: Path, name: str) -> bool:
-    found = next(item for item in plan(recipe, run_dir) if item.name == name)
+def _finished(recipe: Recipe, run_dir: Path, stage: Stage, name: str) -> bool:
+    found = next(item for item in plan(recipe, run_dir) if item.name == stage.name)
     if found.state == "stale":
         raise RunError(
             "\n  ".join(["what is there was made with something else:", *found.reasons]),
-            where=f"stages.{name}",
-            way_out=f"Submit it with --from {name}, or change the value back.",
+            where=f"stages.{stage.name}",
+            way_out=f"Submit it with --from {stage.name}, or change the value back.",
         )
-    return found.state == "done"
+    index = shards.parsed(name)[1]
+    if found.state == "done" or index is None:
+        return found.state == "done"
+    return shards.done(run_dir, stage, index) is not None
 
 
 def _limit(run_dir: Path, name: str) -> int:
@@ -159,7 +176,7 @@ def _told(stop: Path) -> str:
 
 
 def _reached(run_dir: Path, name: str) -> dict[str, float]:
-    mark = state.read(run_dir / name / state.PROGRESS, state.ProgressMark)
+    mark = state.read(shards.folder(run_dir, name) / state.PROGRESS, state.ProgressMark)
     return {mark.unit: mark.done} if mark and mark.unit else {}
 
 
@@ -168,13 +185,27 @@ def _ended(run_dir: Path, name: str, now: Attempt, ended: Ended) -> Attempt:
     told = told_by_script = _told(job_records.stop_file(run_dir, name))
     if ended.stopped is not None:
         # It may have come to its end before it heard.
-        finished = state.read(run_dir / name / state.DONE, state.Done) is not None
+        folder = shards.folder(run_dir, name)
+        finished = (folder / state.DONE).exists() or (folder / shards.SHARD).exists()
         how, told = ("done", "") if finished else ("stopped", told or "TERM")
         if not finished and not told_by_script and _broke_down(run_dir, name):
             how, told = "failed", ""
+    elif how == "failed" and ended.failed is not None and LOST_PEER.search(ended.failed.what):
+        _name_the_node(run_dir, name, ended.failed)
     return now.model_copy(
         update={"ended": state.now(), "how": how, "told": told, "reached": _reached(run_dir, name)}
     )
+
+
+def _name_the_node(run_dir: Path, name: str, failed: state.Failed) -> None:
+    """Add to the record which node's processes ended, once that node has told."""
+    file = job_records.broken_file(run_dir, name)
+    deadline = time.monotonic() + LATE_SECONDS
+    while not file.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    if file.exists() and (told := file.read_text().strip()):
+        amended = failed.model_copy(update={"what": f"{told}; seen from another node: {failed.what}"})
+        state.write(shards.folder(run_dir, name) / state.FAILED, amended)
 
 
 def _broke_down(run_dir: Path, name: str) -> bool:
@@ -182,8 +213,8 @@ def _broke_down(run_dir: Path, name: str) -> bool:
     file = job_records.broken_file(run_dir, name)
     if not file.exists():
         return False
-    folder = run_dir / name
-    folder.mkdir(exist_ok=True)
+    folder = shards.folder(run_dir, name)
+    folder.mkdir(parents=True, exist_ok=True)
     if not (folder / state.FAILED).exists():
         record = state.Failed(
             what=file.read_text().strip() or "a node ended badly",
@@ -196,34 +227,34 @@ def _broke_down(run_dir: Path, name: str) -> bool:
     return True
 
 
-def _judged(run_dir: Path, stage: Stage, mine: list[Attempt], limit: int, ended: Ended) -> Outcome:
-    last = mine[-1]
+def _judged(run_dir: Path, name: str, mine: list[Attempt], limit: int, ended: Ended) -> Outcome:
+    last, folder = mine[-1], shards.folder(run_dir, name)
     if last.how == "done":
         return "done"
     if last.how == "waiting":
         return "waiting"
-    failed = state.read(run_dir / stage.name / state.FAILED, state.Failed) or ended.failed
+    failed = state.read(folder / state.FAILED, state.Failed) or ended.failed
     if last.how == "failed" and failed is not None and failed.exit != 1:
         return "failed"  # A person has to mend it; trying again would end the same way.
-    if ended.failed is not None and not (run_dir / stage.name / state.FAILED).exists():
+    if ended.failed is not None and not (folder / state.FAILED).exists():
         # The worker died before it named its stage.
-        (run_dir / stage.name).mkdir(exist_ok=True)
-        state.write(run_dir / stage.name / state.FAILED, ended.failed)
+        folder.mkdir(parents=True, exist_ok=True)
+        state.write(folder / state.FAILED, ended.failed)
     if last.told == "TERM":
         return "again"
     bad = bad_in_a_row(mine)
     if bad < limit:
         print(
-            f"{stage.name}: goes back into the queue" + (f" ({bad} of {limit} attempts)" if bad else ""),
+            f"{name}: goes back into the queue" + (f" ({bad} of {limit} attempts)" if bad else ""),
             flush=True,
         )
         return "again"
-    return _given_up(run_dir, stage, mine)
+    return _given_up(run_dir, name, mine)
 
 
-def _given_up(run_dir: Path, stage: Stage, mine: list[Attempt]) -> Outcome:
+def _given_up(run_dir: Path, name: str, mine: list[Attempt]) -> Outcome:
     """Say in the stage's folder why nobody tries again."""
-    folder = run_dir / stage.name
+    folder = shards.folder(run_dir, name)
     found = state.read(folder / state.FAILED, state.Failed)
     bad = bad_in_a_row(mine)
     if mine[-1].told == "USR1":
@@ -236,13 +267,13 @@ def _given_up(run_dir: Path, stage: Stage, mine: list[Attempt]) -> Outcome:
         elif mine[-1].how == "":
             what = f"{what}; the last was killed with its job on {mine[-1].host}"
         way_out = "Mend the cause, then submit again: it goes on from where it was."
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     record = state.Failed(
-        what=what, where=f"stages.{stage.name}", way_out=way_out, trace=found.trace if found else None,
+        what=what, where=f"stages.{name}", way_out=way_out, trace=found.trace if found else None,
         time=state.now(), exit=1,
     )  # fmt: skip
     state.write(folder / state.FAILED, record)
-    print(f"{stage.name}: {what}", file=sys.stderr)
+    print(f"{name}: {what}", file=sys.stderr)
     return "failed"
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import RunError
-from pipelines import state
+from pipelines import shards, state
 from pipelines.cluster import records as job_records
 from pipelines.cluster.records import Attempt, Submitted
 from pipelines.recipe import Recipe, load
@@ -27,7 +27,7 @@ FOLLOW_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class Placed:
-    """A stage's job: as it was submitted, as SLURM shows it, and its attempts."""
+    """The job of a stage or of a shard: as it was submitted, as SLURM shows it, and its attempts."""
 
     stage: str
     submitted: Submitted
@@ -60,7 +60,9 @@ def locate(name: str, runs_dir: Path) -> Path:
 
 def jobs_of(recipe: Recipe, run_dir: Path) -> Jobs:
     """One question to SLURM; none when nothing was ever submitted."""
-    records = {s.name: found for s in recipe.stages if (found := job_records.submitted(run_dir, s.name))}
+    records = {
+        name: found for name in shards.every_name(recipe) if (found := job_records.submitted(run_dir, name))
+    }
     if not records:
         return Jobs(())
     unasked: str | None = None
@@ -73,7 +75,7 @@ def jobs_of(recipe: Recipe, run_dir: Path) -> Jobs:
     for name, record in records.items():
         attempts = tuple(a for a in job_records.attempts(run_dir, name) if a.job == record.job)
         found = seen.get(record.job)
-        log = _telling(run_dir / name, found) if attempts else None
+        log = _telling(shards.folder(run_dir, name), found) if attempts else None
         placed.append(Placed(name, record, found, attempts, log or Path(record.output)))
     return Jobs(tuple(placed), unasked)
 
@@ -113,8 +115,16 @@ def lines(jobs: Jobs) -> Iterator[str]:
     yield from table(rows)
     for item in jobs.placed:
         if _ended_badly(item):
+            yield from (f"  {item.stage}: {told}" for told in _broken_nodes(item))
             yield f"  {item.stage}: the end of {item.log}:"
             yield from (f"    {line}" for line in tail(item.log))
+
+
+def _broken_nodes(item: Placed) -> Iterator[str]:
+    """What nodes other than the first told of their processes; those on the first know only that a peer is gone."""
+    folder = Path(item.submitted.output).parent
+    for file in sorted(folder.glob(f"{item.stage}.broken.*")):
+        yield file.read_text(errors="replace").strip()
 
 
 def _ended_badly(item: Placed) -> bool:
@@ -195,12 +205,13 @@ def show_log(name: str, stage: str, follow: bool, runs_dir: Path) -> None:
     from pipelines.verbs import recipe_of
 
     run_dir = locate(name, runs_dir)
-    names = [item.name for item in recipe_of(run_dir).stages]
+    names = list(shards.every_name(recipe_of(run_dir)))
     if stage not in names:
         raise RunError(
             f"there is no stage `{stage}`", where=str(run_dir), way_out=f"Stages: {', '.join(names)}."
         )
-    log = run_dir / stage / state.LOG
+    folder = shards.folder(run_dir, stage)
+    log = folder / state.LOG
     record = job_records.submitted(run_dir, stage)
     if not log.is_file() and not follow:
         output = Path(record.output) if record else None
@@ -210,13 +221,13 @@ def show_log(name: str, stage: str, follow: bool, runs_dir: Path) -> None:
             )
         log = output
     print(f"{log}" + (f"; the job's own words: {record.output}" if record else ""), file=sys.stderr)
-    _print_log(log, run_dir / stage, follow)
+    _print_log(log, folder, follow)
 
 
 def _print_log(log: Path, folder: Path, follow: bool) -> None:
     position = 0
     while True:
-        over = any((folder / end).exists() for end in (state.DONE, state.FAILED, state.WAITING))
+        over = any((folder / end).exists() for end in (state.DONE, shards.SHARD, state.FAILED, state.WAITING))
         if log.is_file():
             with log.open("rb") as file:
                 file.seek(position)

@@ -19,7 +19,7 @@ Outcome = Literal["done", "again", "waiting", "failed"]
 
 
 class Submitted(Record):
-    """A stage's job, as it was handed to SLURM."""
+    """The job of a stage or of a shard, as it was handed to SLURM."""
 
     job: str
     cluster: str
@@ -80,6 +80,13 @@ def broken_file(run_dir: Path, stage: str) -> Path:
     """slurm/node.sh writes it on a node other than the first, when its processes ended badly in this start."""
     start = f"{os.environ.get('SLURM_JOB_ID', '')}.{os.environ.get('SLURM_RESTART_COUNT', '0')}"
     return run_dir / FOLDER / f"{stage}.broken.{start}"
+
+
+def this_job() -> str:
+    """The number of the job this runs in, as it was recorded when it was submitted."""
+    task = os.environ.get("SLURM_ARRAY_TASK_ID", "")
+    array = os.environ.get("SLURM_ARRAY_JOB_ID", "")
+    return f"{array}_{task}" if task else os.environ.get("SLURM_JOB_ID", "")
 
 
 def submitted(run_dir: Path, stage: str) -> Submitted | None:

@@ -8,14 +8,15 @@ import shlex
 import sys
 import sysconfig
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from data.errors import RunError
 from data.jsonl import replacing
-from pipelines import lock, state
+from pipelines import lock, shards, state
 from pipelines.cluster import records as job_records
+from pipelines.cluster.launcher import config_file
 from pipelines.cluster.site import load_cluster
 from pipelines.plan import Planned, dependents, plan
 from pipelines.recipe import Recipe, from_json, load, resolved
@@ -98,7 +99,7 @@ def submit(request: Request, show: Show, notice: Show) -> dict[str, Any]:
 def _chain(recipe: Recipe, run_dir: Path, site: Site, request: Request) -> Chain:
     live = _live(recipe, run_dir)
     aside = dependents(recipe, request.from_stage) if request.from_stage else []
-    if blocked := [name for name in aside if name in live]:
+    if blocked := [name for name in live if shards.parsed(name)[0] in aside]:
         raise RunError(
             f"jobs are in the queue for {', '.join(blocked)}",
             where="--from",
@@ -110,11 +111,16 @@ def _chain(recipe: Recipe, run_dir: Path, site: Site, request: Request) -> Chain
     refuse_stale(items)
     done = tuple(item.name for item in items if item.state == "done")
     pending = [item for item in items if item.state != "done" and item.name not in live]
+    parts = {item.name: _open_shards(item, run_dir, live, set(aside)) for item in pending}
     settings = jobs.settings(site, sys.executable, str(request.cluster), _source_path(site))
     mark = hashlib.sha256(settings.encode()).hexdigest()[:8]
     site_file = run_dir / job_records.FOLDER / f"site-{mark}.sh"
-    made = tuple(_job(item, run_dir, site, site_file, set(done)) for item in pending)
-    shown = {name: number for name, number in live.items() if name in wanted}
+    made = tuple(
+        job
+        for item in pending
+        for job in _jobs(item, recipe.base, run_dir, site, site_file, set(done), parts[item.name], live)
+    )
+    shown = {name: number for name, number in live.items() if shards.parsed(name)[0] in wanted}
     kinds = {item.name: item.kind for item in items}
     return Chain(run_dir, site, site_file, settings, made, done, shown, kinds)
 
@@ -133,7 +139,8 @@ def _wanted(recipe: Recipe, until: str | None) -> set[str]:
 
 def _live(recipe: Recipe, run_dir: Path) -> dict[str, str]:
     """Stages whose job is in the queue. What such a job will read may not be changed under it."""
-    found = {s.name: record.job for s in recipe.stages if (record := job_records.submitted(run_dir, s.name))}
+    records = ((name, job_records.submitted(run_dir, name)) for name in shards.every_name(recipe))
+    found = {name: record.job for name, record in records if record}
     if not found:
         return {}
     seen = queue.look(found.values())
@@ -142,9 +149,10 @@ def _live(recipe: Recipe, run_dir: Path) -> dict[str, str]:
         before = {stage.name: stage for stage in from_json(state.read_json(run_dir / state.RECIPE)).stages}
         for stage in recipe.stages:
             old = before.get(stage.name)
-            if stage.name in live and (old is None or resolved(old) != resolved(stage)):
+            job = next((live[name] for name in (*shards.names(stage), stage.name) if name in live), None)
+            if job is not None and (old is None or resolved(old) != resolved(stage)):
                 raise RunError(
-                    f"job {live[stage.name]} is in the queue for it, submitted with other settings",
+                    f"job {job} is in the queue for it, submitted with other settings",
                     where=f"stages.{stage.name}",
                     way_out=f"Cancel it first (heliograph cancel {run_dir.name}), or use another run: --name NEW.",
                 )
@@ -159,7 +167,37 @@ def need(stage: Stage, site: Site) -> Need:
     return Need(gpus, asked.nodes if asked else None, asked.hours if asked else None)
 
 
-def _job(item: Planned, run_dir: Path, site: Site, site_file: Path, done: set[str]) -> Job:
+def _open_shards(item: Planned, run_dir: Path, live: Mapping[str, str], aside: set[str]) -> tuple[int, ...]:
+    """Shards that are neither done nor in the queue."""
+    stage = item.stage
+    if stage.shards == 1:
+        return ()
+    left = range(stage.shards) if item.name in aside else shards.missing(run_dir, stage)
+    return tuple(index for index in left if shards.name(stage.name, index) not in live)
+
+
+def _jobs(
+    item: Planned,
+    base: Path,
+    run_dir: Path,
+    site: Site,
+    site_file: Path,
+    done: set[str],
+    parts: tuple[int, ...],
+    live: Mapping[str, str],
+) -> list[Job]:
+    """Of a stage; where it is split, an array for its shards, and a small job that joins them."""
+    job = _job(item, base, run_dir, site, site_file, done)
+    if item.stage.shards == 1:
+        return [job]
+    array = replace(job, key=f"{item.name}.shards", array=parts)
+    waited = tuple(name for name in shards.names(item.stage) if name in live)
+    after = (array.key, *waited) if parts else waited
+    whole = replace(job, name=f"{job.name}.join", need=Need(), after=after or job.after)
+    return [array, whole] if parts else [whole]
+
+
+def _job(item: Planned, base: Path, run_dir: Path, site: Site, site_file: Path, done: set[str]) -> Job:
     stage = item.stage
     asked = need(stage, site)
     where = f"stages.{stage.name}"
@@ -170,6 +208,13 @@ def _job(item: Planned, run_dir: Path, site: Site, site_file: Path, done: set[st
             where=f"{where}.resources",
             way_out="Ask for one GPU on one node.",
         )
+    if stage.resources and stage.resources.accelerate_config and not isinstance(stage, TrainingOptions):
+        raise RunError(
+            f"kind {item.kind} does not train, and runs in one process",
+            where=f"{where}.resources.accelerate_config",
+            way_out="Leave it out.",
+        )
+    config_file(stage, base, processes)  # One that cannot be read is told here, and not by a job hours later.
     return Job(
         key=stage.name,
         name=f"{run_dir.name}/{stage.name}",
@@ -195,14 +240,17 @@ def _write(chain: Chain) -> None:
 
 def _record(chain: Chain, request: Request, job: Job, number: str) -> None:
     """At once: a command that dies here must not leave jobs that nobody knows."""
-    record = job_records.Submitted(
-        job=number,
-        cluster=os.path.abspath(request.cluster),
-        attempts=chain.site.attempts,
-        time=state.now(),
-        output=f"{job.output}-{number}.out",
-    )
-    state.write(job_records.submitted_file(chain.run_dir, job.key), record)
+    stage = shards.parsed(job.key)[0]
+    tasks = [(shards.name(stage, i), f"{number}_{i}", f".{i}-{number}_{i}") for i in job.array]
+    for name, known, ending in tasks or [(job.key, number, f"-{number}")]:
+        record = job_records.Submitted(
+            job=known,
+            cluster=os.path.abspath(request.cluster),
+            attempts=chain.site.attempts,
+            time=state.now(),
+            output=f"{job.output}{ending}.out",
+        )
+        state.write(job_records.submitted_file(chain.run_dir, name), record)
 
 
 def dry(chain: Chain) -> list[str]:
@@ -233,19 +281,17 @@ def _pasted(words: Sequence[str], variables: Any) -> str:
 
 def _shown(chain: Chain, ids: Mapping[str, str]) -> list[str]:
     rows = [("stage", "kind", "job", "after")]
+    mine = {job.key: job for job in chain.jobs}
     for name, kind in chain.kinds.items():
-        if name in ids:
-            after = next(job.after for job in chain.jobs if job.key == name)
-            rows.append((name, kind, ids[name], ", ".join(after)))
-        else:
-            rows.append(
-                (
-                    name,
-                    kind,
-                    chain.live.get(name, ""),
-                    "in the queue already" if name in chain.live else "done",
-                )
-            )
+        for key in (f"{name}.shards", name):
+            if key in ids:
+                job = mine[key]
+                shown = f"{name}, {plural(len(job.array), 'shard')}" if job.array else name
+                rows.append((shown, kind, ids[key], ", ".join(job.after)))
+        if name in chain.live:
+            rows.append((name, kind, chain.live[name], "in the queue already"))
+        elif name in chain.done:
+            rows.append((name, kind, "", "done"))
     told = plural(len(ids), "job") + " submitted" if ids else "nothing to submit"
     return [*table(rows), "", f"{told}; `heliograph status {chain.run_dir}` shows how they fare"]
 
@@ -260,6 +306,7 @@ def _told(chain: Chain, ids: Mapping[str, str]) -> dict[str, Any]:
         "jobs": [
             {
                 "stage": job.key,
+                **({"array": list(job.array)} if job.array else {}),
                 "job": ids.get(job.key),
                 "after": list(job.after),
                 "command": jobs.command(

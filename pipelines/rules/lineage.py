@@ -9,6 +9,7 @@ from pathlib import Path
 from data.errors import ModelError
 from pipelines.reading.stage_values import Placed
 from pipelines.reading.tree import Tree
+from pipelines.stages.illume import Illume
 from pipelines.stages.merge import Merge
 from pipelines.stages.prefer import Prefer
 from pipelines.stages.sft import Sft
@@ -72,7 +73,7 @@ def _step(tree: Tree, one: Placed, start: Known) -> Known:
     if not isinstance(stage, ModelOptions):
         return Known()
     now = replace(_loaded(tree, one, stage, start), made=True)
-    if not isinstance(stage, (Sft, Prefer, Unlearn)):
+    if not isinstance(stage, (Sft, Illume, Prefer, Unlearn)):
         return now
     if "use_peft" in one.wrong:
         return replace(now, adapters=None, quantization=None)

@@ -7,8 +7,10 @@ from typing import Any, cast
 
 from pipelines.reading.stage_values import Placed
 from pipelines.reading.tree import Tree
+from pipelines.rules.illume import illume_findings
 from pipelines.rules.losses import check_stated
 from pipelines.stage import Stage
+from pipelines.stages.illume import Illume
 from pipelines.stages.judge import Judge
 from pipelines.stages.prefer import Prefer
 from pipelines.stages.sample import Sample
@@ -32,6 +34,10 @@ def check_combinations(tree: Tree, placed: list[Placed], names: Mapping[str, int
         if isinstance(one.stage, Prefer):
             check_stated(tree, one)
         stage = one.stage
+        if isinstance(stage, Illume) and stage.placebo_of is not None and "placebo_of" not in one.wrong:
+            copied = at.get(names.get(stage.placebo_of, -1))
+            if copied is not None and not isinstance(copied.stage, Illume):
+                tree.fault(one.at("placebo_of"), f"`{stage.placebo_of}` is no illume stage")
         if isinstance(stage, Judge) and "candidates" not in one.wrong:
             sampled = at.get(names.get(stage.candidates, -1))
             if sampled is None or not isinstance(sampled.stage, Sample) or sampled.wrong:
@@ -64,6 +70,8 @@ def _findings(stage: Stage) -> Iterator[Finding]:
         )
     if isinstance(stage, Prefer) and stage.loss is None:
         yield from _losses(stage)
+    if isinstance(stage, Illume):
+        yield from illume_findings(stage)
 
 
 def _training(stage: TrainingOptions) -> Iterator[Finding]:
@@ -78,13 +86,10 @@ def _training(stage: TrainingOptions) -> Iterator[Finding]:
         yield ("bf16", "training"), "fp16 and bf16 exclude each other: write `bf16: false` too", path
     evaluates = stage.training.get("eval_strategy", "no") != "no"
     held_out = "eval_data" if isinstance(stage, Sft) else "eval_pairs"
-    if evaluates and isinstance(stage, Unlearn):
+    if evaluates and isinstance(stage, (Unlearn, Illume)):
         path = ("training", "eval_strategy")
-        yield (
-            ("training",),
-            "unlearning measures itself every `watch: {every: ...}` steps: leave it out",
-            path,
-        )
+        when = "after every epoch" if isinstance(stage, Illume) else "every `watch: {every: ...}` steps"
+        yield ("training",), f"`kind: {stage.kind}` measures itself {when}: leave it out", path
     elif evaluates and getattr(stage, held_out, None) is None:
         path = ("training", "eval_strategy")
         yield ("training", held_out), f"there is nothing to evaluate on: give `{held_out}:`", path

@@ -6,7 +6,9 @@ from typing import Annotated
 
 from pydantic import Field
 
+from pipelines.stages.contrast import Contrast
 from pipelines.stages.evaluate import Evaluate
+from pipelines.stages.illume import Illume
 from pipelines.stages.judge import Judge
 from pipelines.stages.merge import Merge
 from pipelines.stages.prefer import Prefer
@@ -19,25 +21,51 @@ from pipelines.stages.sft import Sft
 from pipelines.stages.unlearn import Unlearn
 
 AnyStage = Annotated[
-    Sft | Sample | Judge | Prefer | Unlearn | Merge | Retrieve | Rationalise | Radio | Rerank | Evaluate,
+    Sft
+    | Sample
+    | Judge
+    | Illume
+    | Prefer
+    | Unlearn
+    | Merge
+    | Retrieve
+    | Rationalise
+    | Radio
+    | Contrast
+    | Rerank
+    | Evaluate,
     Field(discriminator="kind"),
 ]
 
 KINDS: dict[
     str,
     type[
-        Sft | Sample | Judge | Prefer | Unlearn | Merge | Retrieve | Rationalise | Radio | Rerank | Evaluate
+        Sft
+        | Sample
+        | Judge
+        | Illume
+        | Prefer
+        | Unlearn
+        | Merge
+        | Retrieve
+        | Rationalise
+        | Radio
+        | Contrast
+        | Rerank
+        | Evaluate
     ],
 ] = {
     "sft": Sft,
     "sample": Sample,
     "judge": Judge,
+    "illume": Illume,
     "prefer": Prefer,
     "unlearn": Unlearn,
     "merge": Merge,
     "retrieve": Retrieve,
     "rationalise": Rationalise,
     "radio": Radio,
+    "contrast": Contrast,
     "rerank": Rerank,
     "evaluate": Evaluate,
 }

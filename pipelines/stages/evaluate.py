@@ -27,7 +27,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
 READS: dict[str, tuple[str, ...]] = {
     "answers": ("models", *ANSWERS, "dtype"),
     "forgetting": ("models", *FORGETTING, *PROBES, *SuiteOptions.model_fields),
-    "rag": (*RAG, "rerankers", "reader", "dtype", *RagOptions.model_fields),
+    "rag": (*RAG, "validation_pools", "rerankers", "reader", "dtype", *RagOptions.model_fields),
 }
 """What one suite reads and another would ignore."""
 
@@ -60,6 +60,8 @@ class Evaluate(Stage, GenerationOptions, SuiteOptions, RagOptions):
     """Questions like those of `forget` that no model ever saw, as in `holdout10`: for AUC and privacy leak."""
     pools: Annotated[str | None, Field(min_length=1), StageRef("pools")] = None
     """`rag` needs it: the stage that retrieved for the held-out questions, or a file of such pools."""
+    validation_pools: Annotated[str | None, Field(min_length=1), StageRef("pools")] = None
+    """For `rag`: pools of other questions, by which one of the rerankers that `choose` names is chosen."""
     rerankers: Annotated[dict[str, str], StageRef("reranker")] = Field(default_factory=dict[str, str])
     """For `rag`: label and reranker, as `model` of `kind: rerank`. The order as retrieved is compared too, as
     `retriever`."""
@@ -79,6 +81,9 @@ class Evaluate(Stage, GenerationOptions, SuiteOptions, RagOptions):
                 raise _fault("missing", key, "missing")
         if self.suite == "rag" and (self.reader is None) == (self.reader_pattern is None):
             raise _fault("value_error", "suite", "`rag` needs one reader: write `reader` or `reader_pattern`")
+        if (self.validation_pools is None) != (not self.choose):
+            given = "choose" if self.choose else "validation_pools"
+            raise _fault("value_error", given, "`choose` and `validation_pools` go together: write both")
         fields = type(self).model_fields
         for other in READS:
             for key in READS[other]:
@@ -135,6 +140,7 @@ class Evaluate(Stage, GenerationOptions, SuiteOptions, RagOptions):
             {label: job.start(name, "reranker") for label, name in self.rerankers.items()},
             None if self.reader is None else job.start(self.reader),
             job,
+            validation=None if self.validation_pools is None else job.file(self.validation_pools),
             bootstrap=self.bootstrap,
             samples=self.samples,
             dtype=self.dtype,

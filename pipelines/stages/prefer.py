@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from data.ledger import LedgerLimits
 from data.sources import Mixture
 from pipelines.stage import Job, Metrics, Stage, StageRef
-from trainers.config import PreferOptions
+from trainers.config import JUDGED, PreferOptions
 
 
 class Prefer(Stage, PreferOptions):
@@ -28,9 +28,11 @@ class Prefer(Stage, PreferOptions):
     def prepare(self, job: Job) -> None:
         from trainers.training.prepare import prepare_pairs
 
-        eval_pairs = job.mixture(self.eval_pairs) if self.eval_pairs else None
+        names = {self.loss_type} if isinstance(self.loss_type, str) else set(self.loss_type)
+        sort = "unpaired" if names <= JUDGED else "pairs"
+        eval_pairs = job.mixture(self.eval_pairs, sort) if self.eval_pairs else None
         prepare_pairs(
-            self, job.start(self.model), job.mixture(self.pairs), eval_pairs, job.base, self.limits, job
+            self, job.start(self.model), job.mixture(self.pairs, sort), eval_pairs, job.base, self.limits, job
         )
 
     def run(self, job: Job) -> Metrics:

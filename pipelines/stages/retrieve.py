@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from data.ledger import Ledger
+from data.radio.rationales import question_fields
 from data.sources import Mixture, read
 from pipelines.stage import ROWS, Job, Metrics, Stage, StageRef
 from trainers.radio.config import RetrieveOptions
@@ -28,7 +30,12 @@ class Retrieve(Stage, RetrieveOptions):
     def run(self, job: Job) -> Metrics:
         from trainers.retrieval.retrieve import retrieve
 
-        ledger = Ledger(name="questions")
-        rows = (placed.row for placed in read(job.mixture(self.questions), job.base, ledger))
+        rows = self._checked(job)
         options = self.model_copy(update={"encoder": job.start(self.encoder, "encoder")})
         return retrieve(options, rows, job.file(self.corpus), job.out / ROWS, job)
+
+    def _checked(self, job: Job) -> Iterator[Mapping[str, Any]]:
+        """The questions; a broken one is told with its file and line."""
+        for where, row in read(job.mixture(self.questions), job.base, Ledger(name="questions")):
+            question_fields(row, where)
+            yield row

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -33,6 +35,13 @@ class Sample(Stage, ModelOptions, SamplingOptions):
         check_who_answers(self, self.model, self.server)
         return self
 
+    def whole(self) -> str | None:
+        if self.server is not None:
+            return "a server is asked side by side already, as its `concurrency` says: leave `shards` out"
+        if self.generation_engine == "continuous":
+            return "with `generation_engine: continuous` answers depend on which ran side by side: leave `shards` out"
+        return None
+
     def run(self, job: Job) -> Metrics:
         prompts, out = job.mixture(self.prompts), job.out / ROWS
         if self.server is not None:
@@ -42,3 +51,14 @@ class Sample(Stage, ModelOptions, SamplingOptions):
         from trainers.sampling.sample import sample
 
         return sample(self, self, job.start(self.model or ""), prompts, job.base, out, job)
+
+    def run_shards(self, job: Job, shards: Mapping[int, Job]) -> Iterator[tuple[int, Metrics]]:
+        from trainers.sampling.sample import sample_shards
+
+        prompts, start = job.mixture(self.prompts), job.start(self.model or "")
+        return sample_shards(self, self, start, prompts, job.base, shards, self.shards)
+
+    def join(self, job: Job, shards: list[Path]) -> Metrics:
+        from trainers.sampling.parts import join
+
+        return join(shards, self, job.out / ROWS, job)

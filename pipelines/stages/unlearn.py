@@ -37,7 +37,7 @@ class Unlearn(Stage, UnlearnOptions):
         retain, templates, probe = (
             job.mixture(one) if one else None for one in (self.retain, self.templates, self.probe)
         )
-        sources = UnlearnData(job.mixture(self.forget), retain, templates, probe)
+        sources = UnlearnData(job.mixture(self.forget, "rejected"), retain, templates, probe)
         prepare_unlearn(self, job.start(self.model), sources, job.base, self.limits, job)
 
     def run(self, job: Job) -> Metrics:

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # A real SLURM for tests: munged, slurmctld and a few slurmd on this host, on loopback, without systemd.
 #   up.sh DIR [NODES] [GPUS]      as root; DIR is made, at most 60 characters long
+# With NETNS=1 the nodes have the network namespaces n1, n2, … that netns.sh made.
 # The last line on stdout is `export SLURM_CONF=…`; all a client needs.  `down.sh DIR` ends what this started.
 # Exit: 0 every node takes jobs; 1 it failed, logs are shown; 3 this host cannot (not root, or packages missing).
 set -euo pipefail
@@ -30,6 +31,11 @@ host=$(hostname -s)
 # 0 is slurmctld.  A daemon's own name comes first and is 127.0.0.1: with NoInAddrAny it listens there and nowhere else.
 hosts() {
   local i own=$host
+  if [ -n "${NETNS:-}" ]; then
+    printf '127.0.0.1 localhost\n10.77.0.1 %s\n' "$host"
+    for i in $(seq "$nodes"); do echo "10.77.0.$((i + 10)) n$i"; done
+    return
+  fi
   [ "$1" = 0 ] || own=n$1
   echo "127.0.0.1 $own localhost"
   for i in $(seq "$nodes"); do [ "$i" = "$1" ] || echo "127.0.1.$((i + 1)) n$i"; done
@@ -43,9 +49,9 @@ echo CgroupPlugin=cgroup/v1 >"$dir/etc/cgroup.conf"
 (umask 077 && head -c 1024 /dev/urandom >"$dir/etc/munge.key")
 cat >"$dir/etc/slurm.conf" <<CONF
 ClusterName=test
-SlurmctldHost=$host(127.0.0.1)
+SlurmctldHost=$host($([ -n "${NETNS:-}" ] && echo 10.77.0.1 || echo 127.0.0.1))
 SlurmctldPort=$port
-CommunicationParameters=NoInAddrAny,NoCtldInAddrAny
+$([ -n "${NETNS:-}" ] || echo CommunicationParameters=NoInAddrAny,NoCtldInAddrAny)
 AuthType=auth/munge
 # cred_expire is also how long a requeued job rests: 120 s by default, and below 5 it is ignored.
 AuthInfo=socket=$dir/run/munge,cred_expire=5
@@ -85,7 +91,9 @@ if [ "$gpus" -gt 0 ]; then   # /dev/null by other names: enough to be counted an
   for i in $(seq 0 $((gpus - 1))); do echo "Name=gpu File=$dir/dev/gpu$i"; done >"$dir/etc/gres.conf"
 fi
 for i in $(seq "$nodes"); do
-  echo "NodeName=n$i NodeHostname=n$i NodeAddr=127.0.0.1 Port=$((port + i)) CPUs=4 RealMemory=16000$gres"
+  address=127.0.0.1
+  [ -z "${NETNS:-}" ] || address=10.77.0.$((i + 10))
+  echo "NodeName=n$i NodeHostname=n$i NodeAddr=$address Port=$((port + i)) CPUs=4 RealMemory=16000$gres"
 done >>"$dir/etc/slurm.conf"
 cat >>"$dir/etc/slurm.conf" <<CONF
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE PriorityTier=10 PreemptMode=OFF
@@ -98,8 +106,10 @@ start() {
     </dev/null >>"$dir/log/start.log" 2>&1)
 }
 inside() { # number of the node, its host name, the command
+  local network=()
+  [ -z "${NETNS:-}" ] || [ "$1" = 0 ] || network=(nsenter "--net=/run/netns/n$1")
   # shellcheck disable=SC2016  # for the inner shell
-  start unshare --uts --mount --propagation slave sh -c \
+  start ${network[@]+"${network[@]}"} unshare --uts --mount --propagation slave sh -c \
     'hostname "$2" && mount --bind "$1" /etc/hosts && shift 2 && exec "$@"' sh "$dir/etc/hosts.$1" "${@:2}"
 }
 failed() {

@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import Sampler
 
 from trainers.engine.batches import Answers, Batch, Groups, Tokens
-from trainers.engine.groups import Engine, Layout, lay_out
+from trainers.engine.groups import Engine, Layout
 from trainers.engine.logprobs import sums
 from trainers.engine.scoring import Scored
 from trainers.losses import Pairs, Rows, Totals
@@ -168,8 +168,3 @@ def _tokens_of(layout: Layout, answers: torch.Tensor) -> torch.Tensor:
     """The places of these answers' tokens among the scored ones, answer by answer."""
     bounds = layout.offsets.tolist()
     return torch.cat([torch.arange(bounds[i], bounds[i + 1]) for i in answers.tolist()])
-
-
-def probe_layout(rows: Sequence[Any], engine: Engine, pad: int) -> Layout:
-    """Rows to measure, each with its answer."""
-    return lay_out([(row["prompt_ids"], [row["completion_ids"]]) for row in rows], engine, pad=pad)

@@ -49,6 +49,6 @@ def advice(options: UnlearnOptions, given: Collection[str]) -> Iterator[tuple[st
     """What is allowed and seldom meant."""
     if "retain" not in given and options.method in ("npo", "simnpo", "idk_dpo"):
         yield "method", f"without `retain:` nothing holds what {options.method} should leave alone"
-    if options.watch is not None and not {"retain", "probe"} & set(given):
+    if options.watch and not {"retain", "probe"} & set(given):
         message = "without `probe:` or `retain:` no utility is watched, only whether answers begin to repeat"
         yield "watch", message

@@ -23,6 +23,7 @@ from trainers.config import UnlearnOptions
 from trainers.forgetting.keys import needs
 from trainers.models import load_tokenizer
 from trainers.training import ranks
+from trainers.training.watch_config import UnlearnWatch
 from trainers.work import LEDGER, Work
 
 if TYPE_CHECKING:
@@ -74,8 +75,9 @@ def prepare_unlearn(
         _overlap(ledgers["retain"], data.forget, data.retain, base, limits)
     kept = list(answers("retain", data.retain)) if data.retain else []
     watched = list(answers("probe", data.probe)) if data.probe else None
-    if watched is None and kept and options.watch is not None:
-        kept, watched = _hold_out(kept, options.watch.rows, options.seed, work)
+    if watched is None and kept and options.watch:
+        watch = UnlearnWatch() if options.watch is True else options.watch
+        kept, watched = _hold_out(kept, watch.rows, options.seed, work)
     if kept:
         write_arrow(work.scratch / "retain.arrow", iter(kept))
     if watched:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import shutil
 from typing import Any
 
 import torch
+from transformers import TrainerCallback
 from trl import DPOConfig
 
 from data.errors import RecipeError, TrainingError
@@ -14,17 +14,19 @@ from trainers.config import UnlearnOptions
 from trainers.fingerprint import start_identity
 from trainers.forgetting.batches import Drawn, EpochSampler, ForgetBatches
 from trainers.forgetting.loss import ForgetLoss, split, tolerance
-from trainers.forgetting.prepare import load_unlearn
+from trainers.forgetting.prepare import UnlearnRows, load_unlearn
 from trainers.forgetting.retain_kl import Start, divergence, score_with_states
-from trainers.forgetting.watch import EpochTeller, Watch
 from trainers.models import below_names, load_policy
 from trainers.preference import PreferenceTrainer
 from trainers.store.reference import Reference
 from trainers.training import checkpoints
 from trainers.training.arguments import build, training_arguments
-from trainers.training.loop import MODEL, run_training
+from trainers.training.loop import run_training
 from trainers.training.prepare import check_context, longest_row
+from trainers.training.watch_config import UnlearnWatch
 from trainers.training.watching import Teller
+from trainers.watchdogs.guard import Watchdogs
+from trainers.watchdogs.probing import Probe
 from trainers.work import Work
 
 KEYS = (
@@ -41,22 +43,17 @@ class UnlearnTrainer(PreferenceTrainer):
     loss: Any
     batches: Any
 
-    def __init__(self, *args: Any, rows: Drawn, watch: Watch | None, **kwargs: Any) -> None:
-        self.watch = watch
+    def __init__(self, *args: Any, rows: Drawn, **kwargs: Any) -> None:
         self.start: Start | None = None
         self.rows = rows
         self.places = EpochSampler(rows)
         super().__init__(*args, train_dataset=rows.forget, eval_dataset=None, **kwargs)
         self.add_callback(EpochTeller(self.places))
-        if watch is not None:
-            self.add_callback(watch.callback(self))
 
     def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
         super()._precompute_ref_logps(dataset, name, batch_size)
         if self.loss.retain == "kl":
             self.start = Start(self, below_names(self.loaded.policy), self.reference.work)
-        if self.watch is not None:
-            self.watch.begin(self)
         return self.rows  # TRL takes nothing but a Dataset at first, and trains on what comes back from here
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
@@ -109,6 +106,7 @@ class UnlearnTrainer(PreferenceTrainer):
         expected = self.loss.start()
         found: list[tuple[str, float, float, float]] = []
         if expected is not None:
+            self.expected_first_loss = expected
             found.append(("forget term", self.first_loss, expected, tolerance(expected, half)))
         if "retain_kl" in parts:
             found.append(("retain KL", parts["retain_kl"].item(), 0.0, FIRST_KL[half]))
@@ -124,7 +122,7 @@ class UnlearnTrainer(PreferenceTrainer):
 
 def train_unlearn(options: UnlearnOptions, start: str, work: Work, *, name: str) -> dict[str, Any]:
     """Train, or go on training, from the newest whole checkpoint; leave the policy in `out/model`."""
-    trainer = unlearn_trainer(options, start, work, name=name)
+    trainer = unlearn_trainer(options, start, work)
     watch = trainer.watch
     metrics = run_training(trainer, trainer.loaded, work, name=name, keep=options.save_total_limit, keys=KEYS)
     metrics["engine"] = trainer.engine
@@ -136,20 +134,14 @@ def train_unlearn(options: UnlearnOptions, start: str, work: Work, *, name: str)
         }
     if trainer.first_loss is not None and math.isfinite(trainer.first_loss):
         metrics["first_forget_loss"] = trainer.first_loss
-    if watch is None:
-        return metrics
-    metrics |= watch.figures()
-    if watch.collapsed is not None:
-        if trainer.args.should_save:
-            # What the loop saved is the collapsed model.
-            shutil.rmtree(work.out / MODEL, ignore_errors=True)
-        watch.refuse_or_keep(work.out / MODEL, main=trainer.args.should_save)
+    if trainer.expected_first_loss is not None:
+        metrics["expected_first_forget_loss"] = trainer.expected_first_loss
+    if watch is not None and watch.back.fired:
+        metrics["collapsed"] = watch.ended
     return metrics
 
 
-def unlearn_trainer(
-    options: UnlearnOptions, start: str, work: Work, *, name: str = "unlearn"
-) -> UnlearnTrainer:
+def unlearn_trainer(options: UnlearnOptions, start: str, work: Work) -> UnlearnTrainer:
     """The trainer of the rows that were prepared, its reference measured, before its first step."""
     rows = load_unlearn(work)
     args = training_arguments(
@@ -186,7 +178,29 @@ def unlearn_trainer(
         engine=options.engine,
         longest=longest_row(work),
         rows=Drawn(rows.forget, rows.retain, options.seed),
-        watch=Watch(options.watch, rows, work, name) if options.watch else None,
+        watch=_watchdogs(options, rows, work),
         args=args,
         callbacks=[Teller(work)],
     )
+
+
+def _watchdogs(options: UnlearnOptions, rows: UnlearnRows, work: Work) -> Watchdogs | None:
+    if not options.watch:
+        return None
+    watch = UnlearnWatch() if options.watch is True else options.watch
+    found: Any = rows.probe
+    probe = [found[i] for i in range(min(len(found), watch.rows))]
+    prompts = [list(row["prompt_ids"]) for row in probe[: watch.samples]]
+    answers = [(row["prompt_ids"], row["completion_ids"]) for row in probe] if rows.answered else []
+    return Watchdogs(watch, Probe(prompts, useful=answers), work, forgets=True)
+
+
+class EpochTeller(TrainerCallback):
+    """Tells the sampler its epoch; accelerate does not reach it in every nesting of samplers, as after a resume."""
+
+    def __init__(self, sampler: EpochSampler) -> None:
+        self.sampler = sampler
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        # A fraction of an epoch where training goes on in the middle of one.
+        self.sampler.set_epoch(int((state.epoch or 0) + 1e-6))

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from data.errors import DataError
-from data.illume.critic import Critic, VotesCritic, by_rule, by_votes
+from data.illume.critic import Critic, Rule
 from data.illume.items import Item
 from data.illume.loop import Judged, derived_seed, shuffled
+from data.illume.verdicts import Found, Sheet
 from data.jsonl import read_jsonl, write_jsonl_atomic
 from data.sources import Mixture
 from trainers.config import ModelOptions, SamplingOptions
 from trainers.fingerprint import only
 from trainers.illume.config import IllumeOptions
-from trainers.illume.measure import Rule
+from trainers.illume.critics import verdicts_of
 from trainers.sampling.sample import sample
 from trainers.work import Work
 
@@ -40,6 +41,8 @@ class Loop:
     rule: Rule | None = None
     """Judges held-out explanations."""
     second: Rule | None = None
+    judge: str | None = None
+    """The model that judges, where one does and no server."""
 
     def folder(self, iteration: int) -> Path:
         return self.work.out / ITERATIONS / f"{iteration:02d}"
@@ -56,6 +59,7 @@ def draw(loop: Loop, k: int, model: str, folder: Path, work: Work) -> list[dict[
         return read_jsonl(file)
     options = loop.options
     drawn: dict[str, dict[str, dict[str, Any]]] = {}
+    pictures = {key: item.picture for key, item in loop.items.items() if item.picture is not None}
     for c, connective in enumerate(loop.connectives):
         asked = folder / "scratch" / f"prompts-{c}.jsonl"
         rows = [
@@ -83,6 +87,7 @@ def draw(loop: Loop, k: int, model: str, folder: Path, work: Work) -> list[dict[
                 loop.base,
                 out / "rows.jsonl",
                 replace(work, out=out),
+                pictures=pictures,
             )
             for row in read_jsonl(out / "rows.jsonl"):
                 for one in row["candidates"]:
@@ -105,44 +110,53 @@ def draw(loop: Loop, k: int, model: str, folder: Path, work: Work) -> list[dict[
 
 
 def judge_all(loop: Loop, k: int, candidates: list[dict[str, Any]], folder: Path, spent: int) -> list[Judged]:
-    """Every candidate with its verdict. What people said once is on record, and their file is not read again."""
+    """Every candidate with its verdict. What was said once is on record, and nobody is asked again."""
     file = folder / "judged.jsonl"
     if not file.is_file():
-        if isinstance(loop.critic, VotesCritic):
-            limit = loop.options.max_judgements
-            sizes = {row["id"]: len(row["candidates"]) for row in candidates}
-            shown, left = folder / "candidates.jsonl", None if limit is None else limit - spent
-            verdicts = by_votes(loop.critic, loop.base, k, shown, sizes, budget=left)
-        else:
-            judge = by_rule(loop.critic)
-            verdicts = {
-                row["id"]: [
-                    judge(one["text"], loop.items[row["id"]].row, loop.items[row["id"]].where)
-                    for one in row["candidates"]
-                ]
-                for row in candidates
-            }
+        limit = loop.options.max_judgements
+        left = None if limit is None else limit - spent
+        sheet = Sheet(k, candidates, loop.items, folder / "candidates.jsonl", left)
+        work = replace(loop.work, out=folder)
+        found = verdicts_of(loop.critic, sheet, loop.work.out, loop.base, loop.judge, loop.options, work)
         now = datetime.now(UTC).isoformat(timespec="seconds")
+        if found.figures:
+            told = ", ".join(f"{value} {key}" for key, value in found.figures.items())
+            loop.work.say(f"iteration {k}, {loop.critic.kind}: {told}")
         write_jsonl_atomic(
             file,
-            (
-                Judged(
-                    id=row["id"],
-                    iteration=k,
-                    prompt=one["prompt"],
-                    image=row["image"],
-                    candidate=one["text"],
-                    temperature=one["temperature"],
-                    accepted=accepted,
-                    score=score,
-                    judge=loop.critic.kind,
-                    time=now,
-                ).to_row()
-                for row in candidates
-                for one, (accepted, score) in zip(row["candidates"], verdicts[row["id"]], strict=True)
-            ),
+            (one.to_row() for row in candidates for one in _judged(row, found, k, loop.critic.kind, now)),
         )
     return read_judged(folder)
+
+
+def _judged(row: dict[str, Any], found: Found, k: int, kind: str, now: str) -> Iterator[Judged]:
+    shared: dict[str, Any] = {"id": row["id"], "iteration": k, "image": row["image"], "time": now}
+    for one, said in zip(row["candidates"], found.verdicts[row["id"]], strict=True):
+        yield Judged(
+            prompt=one["prompt"],
+            candidate=one["text"],
+            temperature=one["temperature"],
+            accepted=said.accepted,
+            score=said.score,
+            judge=said.judge,
+            n_votes=said.n_votes,
+            agreement=said.agreement,
+            vote_ids=list(said.vote_ids),
+            **shared,
+        )
+    for one in found.written.get(row["id"], ()):
+        yield Judged(
+            prompt=row["prompt"],
+            candidate=one.text,
+            temperature=None,
+            accepted=True,
+            score=1.0,
+            judge=kind,
+            n_votes=1,
+            agreement=1.0,
+            vote_ids=[one.vote_id],
+            **shared,
+        )
 
 
 def read_judged(folder: Path) -> list[Judged]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,8 +17,11 @@ from data.illume.loop import Mix
 from data.illume.rows import completed
 from data.ledger import Ledger
 from data.records import Placed
+from trainers.models import Loaded
 from trainers.training import checkpoints
 from trainers.training.watching import FiniteLoss
+from trainers.vision.eyes import Eyes, batch_tensors
+from trainers.vision.rows import show_row
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -42,7 +46,8 @@ class ExplainingTrainer(FiniteLoss, checkpoints.SealedCheckpoints, SFTTrainer):
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         explains, labels = inputs["explains"], inputs["labels"]
-        out = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
+        seen = {name: value for name, value in inputs.items() if name not in ("explains", "labels")}
+        out = model(**seen)
         logits = out.logits[:, :-1].float()
         each = cross_entropy(logits.transpose(1, 2), labels[:, 1:], ignore_index=IGNORED, reduction="none")
         answers, explanations = two_losses(each, labels[:, 1:] != IGNORED, explains)
@@ -76,10 +81,14 @@ def two_losses(
 
 
 class Collate:
-    """A batch of questions as one padded block: all their answers, then the explanations of those that have one."""
+    """A batch of questions as one padded block: all their answers, then the explanations of those that have one.
 
-    def __init__(self, pad: int) -> None:
+    Pictures go along in the order of the lines, once for each line that shows one.
+    """
+
+    def __init__(self, pad: int, eyes: Eyes | None = None) -> None:
         self.pad = pad
+        self.eyes = eyes
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         made = [
@@ -87,6 +96,12 @@ class Collate:
             for part in PARTS
             for row in rows
             if row[f"{part}_ids"]
+        ]
+        pictures = [
+            Path(row["picture"])
+            for part in PARTS
+            for row in rows
+            if row[f"{part}_ids"] and row.get("picture")
         ]
         longest = max(len(ids) for ids, _, _ in made)
         ids = torch.full((len(made), longest), self.pad)
@@ -100,11 +115,12 @@ class Collate:
             "attention_mask": mask,
             "labels": labels,
             "explains": torch.tensor([explains for _, _, explains in made]),
+            **batch_tensors(self.eyes, pictures),
         }
 
 
 def two_part_rows(
-    items: dict[str, Item], mixed: Mix, tokenizer: Any, max_length: int | None, ledger: Ledger
+    items: dict[str, Item], mixed: Mix, loaded: Loaded, max_length: int | None, ledger: Ledger
 ) -> Dataset:
     """Every row of the mixture with its answer, and its explanation where it has one, as tokens and labels."""
     from datasets import Dataset
@@ -117,18 +133,25 @@ def two_part_rows(
     def parts() -> Iterator[Placed]:
         for place, (item, kept) in enumerate(sources):
             ledger.count_read("answers")
-            yield Placed(item.where, {**item.answered(), "place": place, "part": "answer"})
+            yield Placed(item.where, {**shown(item, item.answered()), "place": place, "part": "answer"})
             if kept is not None:
                 ledger.count_read("explanations")
                 row = {"prompt": kept.prompt, "completion": completed(kept.prompt, kept.text)}
-                yield Placed(item.where, {**row, "place": place, "part": "explanation"})
+                yield Placed(item.where, {**shown(item, row), "place": place, "part": "explanation"})
 
+    def shown(item: Item, row: dict[str, Any]) -> dict[str, Any]:
+        return show_row(loaded.eyes, row, item.picture)
+
+    tokenizer: Any = loaded.tokenizer
     options = TokeniseOptions(max_length=max_length, carry=("place", "part"))
     for row in tokenise(parts(), "prompt_completion", tokenizer, options, ledger):
         made = found.setdefault(
             row["place"], {f"{part}_{kind}": [] for part in PARTS for kind in ("ids", "labels")}
         )
         made[f"{row['part']}_ids"], made[f"{row['part']}_labels"] = row["input_ids"], row["labels"]
+    for place, row in found.items():
+        picture = sources[place][0].picture
+        row["picture"] = str(picture) if picture is not None and loaded.eyes is not None else ""
     whole = [found[place] for place in sorted(found) if found[place]["answer_ids"]]
     if not whole:
         raise DataError("no question with its answer fits max_length", where="max_length", way_out="raise it")

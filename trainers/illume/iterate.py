@@ -8,28 +8,30 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from data.errors import DataError, TrainingError
+from data.illume.items import Item
 from data.illume.loop import Judged, Kept, Round, accumulate, count, derived_seed, draw_placebo, mix, why_stop
 from data.illume.rows import negatives, pairs, sft_rows, unpaired_rows
 from data.jsonl import read_jsonl, replacing, write_jsonl_atomic
+from data.pictures import COLUMN
 from trainers import policy
 from trainers.config import ModelOptions
 from trainers.fingerprint import only
 from trainers.illume.candidates import ITERATIONS, Loop, draw, judge_all, read_judged
 from trainers.illume.config import IllumeOptions
 from trainers.illume.measure import measure
-from trainers.illume.tune import tune
-from trainers.models import load_policy
+from trainers.illume.tune import Measure, tune
+from trainers.models import Loaded, load_policy
 from trainers.training import ranks
 from trainers.training.loop import MODEL
 from trainers.work import Work
 
-__all__ = ["ITERATIONS", "SHAPES", "Loop", "adopt", "illume"]
+__all__ = ["ITERATIONS", "SHAPES", "Loop", "adopt", "illume", "texts_learned"]
 
 DONE = "done.json"
 SHAPES = {
@@ -82,7 +84,9 @@ def illume(loop: Loop) -> dict[str, Any]:
     if base is not None and (rounds[best].score or 0.0) <= (_value(options, base) or 0.0):
         say("no iteration explains held-out prompts better than the model that it started from")
     _write_rows(loop, accepted, judged)
-    adopt(loop.folder(best) / MODEL, loop.work.out / MODEL)
+    # It is there already where the stage was killed before it could say so, and the iteration's own may be half gone.
+    if not (loop.work.out / MODEL / policy.FILE).is_file():
+        adopt(loop.folder(best) / MODEL, loop.work.out / MODEL)
     for k in range(len(rounds)):
         shutil.rmtree(loop.folder(k) / MODEL, ignore_errors=True)
     return _figures(base, found, best, stop)
@@ -152,8 +156,8 @@ def _iterate(
 
 def _check_apart(loop: Loop) -> None:
     """Acceptance on prompts that were learned would rise by heart."""
-    known = {json.dumps(item.prompt, sort_keys=True) for item in loop.items.values()}
-    shared = [item.where for item in loop.held_out if json.dumps(item.prompt, sort_keys=True) in known]
+    known = {_question(item) for item in loop.items.values()}
+    shared = [item.where for item in loop.held_out if _question(item) in known]
     if shared:
         raise DataError(
             f"{len(shared)} held-out prompts stand in `data` too: {', '.join(shared[:3])}",
@@ -162,13 +166,18 @@ def _check_apart(loop: Loop) -> None:
         )
 
 
-def _measure_of(loop: Loop, work: Work) -> Callable[[Any, Any], dict[str, Any]] | None:
+def _question(item: Item) -> tuple[str, Path | None]:
+    """The same words about another picture are another question."""
+    return json.dumps(item.prompt, sort_keys=True), item.picture
+
+
+def _measure_of(loop: Loop, work: Work) -> Measure | None:
     if loop.rule is None or not loop.held_out:
         return None
     rule = loop.rule
 
-    def of(model: Any, tokenizer: Any) -> dict[str, Any]:
-        return measure(model, tokenizer, loop.held_out, loop.options, rule, loop.second, work)
+    def of(loaded: Loaded) -> dict[str, Any]:
+        return measure(loaded, loop.held_out, loop.options, rule, loop.second, work)
 
     return of
 
@@ -181,7 +190,7 @@ def _base_figures(loop: Loop) -> dict[str, Any] | None:
     file = loop.work.out / ITERATIONS / "base.json"
     if not file.is_file():
         loaded = load_policy(loop.start, only(ModelOptions, loop.options), loop.work)
-        _write_json(file, of(loaded.model, loaded.tokenizer))
+        _write_json(file, of(loaded))
     found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     loop.work.say(f"before: acceptance {found['acceptance']:.3f} on {len(loop.held_out)} held-out prompts")
     return found
@@ -245,6 +254,18 @@ def _write_rows(loop: Loop, accepted: dict[str, list[Kept]], judged: Sequence[Ju
     for name, rows in zip(SHAPES.values(), made, strict=True):
         write_jsonl_atomic(loop.work.out / name, rows)
     write_jsonl_atomic(loop.work.out / "judged.jsonl", (one.to_row() for one in judged))
+    # A row's picture lies below the folder of the row: so do those of the rows that were just written.
+    for item in loop.items.values():
+        if item.picture is not None:
+            copy = loop.work.out / str(item.row[COLUMN])
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(item.picture, copy)
+
+
+def texts_learned(folder: Path) -> tuple[int, ...]:
+    """How many texts each iteration of a finished loop accepted that it had not before."""
+    found = [_finished(one) for one in sorted((folder / ITERATIONS).glob("[0-9]*"))]
+    return tuple(int(one["new"]) for one in found if one is not None)
 
 
 def _read_accepted(folder: Path) -> dict[str, list[Kept]]:

@@ -6,23 +6,21 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
-from data.encoding import render_prompt
 from data.errors import DataError
-from data.illume.critic import RougeCritic, RubricCritic, by_rule
+from data.illume.critic import Rule
 from data.illume.items import Item, answer_is_right
 from data.illume.loop import derived_seed
+from data.illume.verdicts import by_rule
 from trainers.config import SamplingOptions
 from trainers.illume.config import IllumeOptions
+from trainers.models import Loaded
 from trainers.sampling.generate import Answer, generate
-from trainers.sampling.prompts import context_of
+from trainers.sampling.prompts import context_of, tokens_of
 from trainers.work import Work
-
-Rule = RougeCritic | RubricCritic
 
 
 def measure(
-    model: Any,
-    tokenizer: Any,
+    loaded: Loaded,
     items: Sequence[Item],
     options: IllumeOptions,
     critic: Rule,
@@ -33,45 +31,55 @@ def measure(
 
     Never the gold answer: what is explained is what the model itself says. `each` are the shares by prompt.
     """
+    model: Any = loaded.model
     training = model.training
     model.eval()
     try:
-        answers = _write(
-            model, tokenizer, {item.key: item.prompt for item in items}, options, work, greedy=True
-        )
+        asked = {item.key: item.prompt for item in items}
+        answers = _write(loaded, items, asked, options, work, greedy=True)
         own = {item.key: answers[item.key][0].strip() for item in items}
         connective = options.connectives[0] if options.connectives else None
         prompts = {item.key: item.explain(own[item.key], connective) for item in items}
-        texts = _write(model, tokenizer, prompts, options, work, greedy=False)
+        texts = _write(loaded, items, prompts, options, work, greedy=False)
     finally:
         model.train(training)
     judge, check = by_rule(critic), by_rule(second) if second is not None else None
     said = {item.key: [text.strip() for text in texts[item.key]] for item in items}
-    verdicts = {item.key: [judge(text, item.row, item.where) for text in said[item.key]] for item in items}
-    each = {key: fmean(float(accepted) for accepted, _ in found) for key, found in verdicts.items()}
+    verdicts = {item.key: [judge(text, item) for text in said[item.key]] for item in items}
+    each = {key: fmean(float(one.accepted or False) for one in found) for key, found in verdicts.items()}
     figures: dict[str, Any] = {
         "acceptance": round(fmean(each.values()), 6),
-        "score": round(fmean(score for found in verdicts.values() for _, score in found), 6),
+        "score": round(fmean(one.score or 0.0 for found in verdicts.values() for one in found), 6),
         "answer_accuracy": round(
             fmean(float(answer_is_right(own[item.key], item.answer)) for item in items), 6
         ),
         "each": each,
     }
     if check is not None:
-        checked = [check(text, item.row, item.where)[0] for item in items for text in said[item.key]]
+        checked = [check(text, item).accepted or False for item in items for text in said[item.key]]
         figures["second"] = round(fmean(map(float, checked)), 6)
     figures["samples"] = [
-        {"prompt": prompts[item.key], "explanation": said[item.key][0], "accepted": verdicts[item.key][0][0]}
+        {
+            "prompt": prompts[item.key],
+            "explanation": said[item.key][0],
+            "accepted": verdicts[item.key][0].accepted,
+        }
         for item in items[:3]
     ]
     return figures
 
 
 def _write(
-    model: Any, tokenizer: Any, prompts: dict[str, Any], options: IllumeOptions, work: Work, *, greedy: bool
+    loaded: Loaded,
+    items: Sequence[Item],
+    prompts: dict[str, Any],
+    options: IllumeOptions,
+    work: Work,
+    *,
+    greedy: bool,
 ) -> dict[str, list[str]]:
-    ids = {key: render_prompt(tokenizer, prompt) for key, prompt in prompts.items()}
-    context, longest = context_of(model), max(len(one) for one in ids.values())
+    ids = {item.key: tokens_of(loaded, prompts[item.key], item.picture) for item in items}
+    context, longest = context_of(loaded.model), max(len(one) for one in ids.values())
     if context is not None and longest + options.max_new_tokens > context:
         raise DataError(
             f"a held-out prompt of {longest} tokens leaves no room for max_new_tokens {options.max_new_tokens} in the "
@@ -96,8 +104,8 @@ def _write(
 
     quiet = Work(out=work.out, say=_unsaid)
     generate(
-        model,
-        tokenizer,
+        loaded.model,
+        loaded.tokenizer,
         ids,
         how,
         greedy=greedy,

@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,8 @@ from trainers.training.prepare import check_context
 from trainers.training.watching import Teller
 from trainers.work import LEDGER, Work
 
-Measure = Callable[[Any, Any], dict[str, Any]]
-"""Figures of a model and its tokenizer on held-out prompts."""
+Measure = Callable[[Loaded], dict[str, Any]]
+"""Figures of a model on held-out prompts."""
 
 
 def tune(
@@ -45,7 +46,7 @@ def tune(
     """Leave the chosen epoch's policy in `work.out/model`; return the figures. The same call goes on after a kill."""
     loaded = _load(options, start, previous, work)
     ledger = Ledger(name="train")
-    rows = two_part_rows(items, mixed, loaded.tokenizer, options.max_length, ledger)
+    rows = two_part_rows(items, mixed, loaded, options.max_length, ledger)
     for line in ledger.lines():
         work.say(line)
     with replacing(work.out / LEDGER) as file:
@@ -66,7 +67,7 @@ def tune(
         ExplainingTrainer,
         model=loaded.model,
         args=args,
-        data_collator=Collate(tokenizer.pad_token_id),
+        data_collator=Collate(tokenizer.pad_token_id, loaded.eyes),
         train_dataset=rows,
         processing_class=tokenizer,
         callbacks=[Teller(work), *([epochs] if epochs is not None else [])],
@@ -120,10 +121,13 @@ class EpochMeasure(TrainerCallback):
             return
         if self._file(step).is_file():
             return
-        found = self.measure(model, self.loaded.tokenizer)
+        found = self.measure(replace(self.loaded, model=model))
         earlier = self._measured()
         if all(self._value(found) > self._value(one) for one in earlier.values()):
-            save_policy(model, self.loaded.tokenizer, self.loaded.policy, self.name, self._folder(step))
+            loaded = self.loaded
+            save_policy(
+                model, loaded.tokenizer, loaded.policy, self.name, self._folder(step), eyes=loaded.eyes
+            )
         with replacing(self._file(step)) as file:
             file.write(json.dumps(found, indent=1, ensure_ascii=False).encode() + b"\n")
         self.work.log(

@@ -68,6 +68,18 @@ class RationaleOptions(GenerationOptions):
     """Draw from this many most likely tokens; 0 is all."""
 
 
+class ContrastOptions(GenerationOptions):
+    """Which answers make a pair: an extension of ours, not part of RADIO."""
+
+    against: Literal["hardest", "easiest", "each"] = "easiest"
+    """Whose answer is rejected: that from the negative of highest rank, of lowest rank, or from each negative."""
+    shown: Literal["aligned", "unaligned", "none"] = "aligned"
+    """The documents in the pair's prompt: the positive, the negative, or none, so that a model learns to answer without
+    any."""
+    require_better: bool = False
+    """Keep a pair only if the chosen answer has the higher F1 to the gold answers."""
+
+
 class ScoreOptions(Closed):
     """How pairs are scored by a cross-encoder."""
 

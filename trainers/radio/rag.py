@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,10 +25,9 @@ from data.radio.fusion import descending
 from data.radio.pairs import reader_chat
 from data.radio.pools import read_pools
 from trainers.config import GenerationOptions, ModelOptions
-from trainers.fingerprint import fingerprint, only, start_identity
+from trainers.fingerprint import only
 from trainers.radio.rag_config import RagOptions
-from trainers.retrieval.store import lock_file
-from trainers.sampling.chat_writer import ChatWriter, KeptReplies
+from trainers.radio.reading import Replies
 from trainers.work import Work
 
 COMPARISON = "rag.json"
@@ -36,7 +35,7 @@ RETRIEVER = "retriever"
 """The label of the order as retrieved."""
 MEASURES = ("exact_match", "f1", "answer_said", "answer_shown")
 """Equal to a gold answer; F1 of words; a gold answer stands in the reply; and in the documents shown."""
-RESERVED = ("differences", "lines", "reader", "score", "counts")
+RESERVED = ("differences", "lines", "reader", "score", "counts", "choice")
 
 
 @dataclass(frozen=True)
@@ -57,26 +56,38 @@ def evaluate_rag(
     reader: str | None,
     work: Work,
     *,
+    validation: Path | None = None,
     bootstrap: int = 2000,
     samples: int = 3,
     dtype: Any = "auto",
 ) -> dict[str, Any]:
-    """Figures by label, paired differences with intervals, and lines to print."""
+    """Figures by label, paired differences with intervals, and lines to print.
+
+    `validation`: pools of other questions, by which one of the rerankers that `options.choose` names is chosen.
+    """
     files = _files(rerankers, options.against, work.out)
     asked, golds, counts = open_pools(pools, options.n_candidates)
+    if counts["without_documents"]:
+        work.say(
+            f"{counts['without_documents']:,} questions have no documents; the reader is asked all the same"
+        )
+    tried = _validation(options, rerankers, validation, {one.id for one in asked})
     orders: dict[str, list[Asked]] = {RETRIEVER: asked}
     for label, start in rerankers.items():
         work.say(f"{label}: puts {sum(len(one.documents) for one in asked):,} documents in order")
         orders[label] = reordered(asked, start, options, work)
     shown = {label: [_first(one, options.top_k) for one in found] for label, found in orders.items()}
     rows: dict[str, list[dict[str, Any]]] = {}
+    choice: dict[str, Any] = {}
     with closing(_Reading(options, generation, reader, dtype, work)) as read:
+        if tried is not None:
+            choice = _chosen(options, rerankers, tried, read, work)
         for label, contexts in shown.items():
             replies = read(contexts)
             rows[label] = [
                 _scored(one, reply, golds[one.id]) for one, reply in zip(contexts, replies, strict=True)
             ]
-            write_jsonl_atomic(files[label], rows[label])
+            write_jsonl_atomic(files[label], _with_ranks(rows[label], contexts, asked))
         told = read.figures()
     figures: dict[str, Any] = {
         label: {name: round(fmean(row[name] for row in found), 6) for name in MEASURES}
@@ -84,6 +95,8 @@ def evaluate_rag(
     }
     figures["score"] = " -> ".join(f"{label} {figures[label]['exact_match']:.3f}" for label in rows)
     figures["counts"] = {**counts, **told}
+    if choice:
+        figures["choice"] = choice
     figures["differences"] = differences(rows, options.against, resamples=bootstrap, seed=generation.seed)
     with replacing(work.out / COMPARISON) as file:
         file.write(json.dumps(figures, indent=2, ensure_ascii=False).encode() + b"\n")
@@ -126,6 +139,53 @@ def reordered(asked: Sequence[Asked], start: str, options: RagOptions, work: Wor
     ]
 
 
+def _validation(
+    options: RagOptions, rerankers: Mapping[str, str], path: Path | None, tested: set[str]
+) -> tuple[list[Asked], dict[str, tuple[str, ...]]] | None:
+    for label in options.choose:
+        if label not in rerankers:
+            raise RecipeError(f"`choose` names `{label}`", way_out=f"there are {', '.join(rerankers)}")
+    if path is None:
+        return None
+    asked, golds, _ = open_pools(path, options.n_candidates)
+    both = sorted(tested & golds.keys())
+    if both:
+        raise DataError(
+            f"{len(both)} questions choose a reranker and judge it too, among them {both[0]!r}",
+            where=str(path),
+            way_out="give `validation_pools` other questions than `pools`",
+        )
+    return asked, golds
+
+
+def _chosen(
+    options: RagOptions,
+    rerankers: Mapping[str, str],
+    tried: tuple[list[Asked], dict[str, tuple[str, ...]]],
+    read: _Reading,
+    work: Work,
+) -> dict[str, Any]:
+    """Which of the rerankers answers the validation questions best."""
+    asked, golds = tried
+    found: dict[str, float] = {}
+    for label in options.choose:
+        work.say(f"{label}: tried on {len(asked):,} validation questions")
+        shown = [_first(one, options.top_k) for one in reordered(asked, rerankers[label], options, work)]
+        replies = zip(shown, read(shown), strict=True)
+        found[label] = round(fmean(exact_match(reply, golds[one.id]) for one, reply in replies), 6)
+    label = max(found, key=lambda one: found[one])
+    return {"label": label, "questions": len(asked), "exact_match": found}
+
+
+def _with_ranks(
+    rows: Sequence[Mapping[str, Any]], shown: Sequence[Asked], asked: Sequence[Asked]
+) -> Iterator[dict[str, Any]]:
+    """The rows with the rank that each document shown had as retrieved. A pool holds a text once."""
+    for row, after, before in zip(rows, shown, asked, strict=True):
+        place = {text: rank for rank, text in enumerate(before.documents)}
+        yield {**row, "retrieval_ranks": [place[text] for text in after.documents]}
+
+
 def differences(
     rows: Mapping[str, Sequence[Mapping[str, Any]]], against: Sequence[str], *, resamples: int, seed: int
 ) -> dict[str, dict[str, dict[str, float]]]:
@@ -154,41 +214,24 @@ class _Reading:
         self, options: RagOptions, generation: GenerationOptions, reader: str | None, dtype: Any, work: Work
     ) -> None:
         self.pattern = options.reader_pattern
-        self._replies: KeptReplies | None = None
-        if reader is None:
-            return
-        model, asked = ModelOptions(model=reader, dtype=dtype), only(GenerationOptions, generation)
-        way_out = "lower top_k or max_new_tokens, or take a reader with a longer context"
-        writer = ChatWriter(reader, model, asked, work, way_out=way_out, greedy=True)
-        mark = fingerprint("replies 1", asked, start_identity(reader), dtype)
-        folder = (work.store or work.scratch) / "replies"
-        folder.mkdir(parents=True, exist_ok=True)
-        self._lock = lock_file(folder / f"{mark}.lock", "these replies")
-        self._replies = KeptReplies(writer, folder / f"{mark}.jsonl")
+        self._replies: Replies | None = None
+        if reader is not None:
+            model = ModelOptions(model=reader, dtype=dtype)
+            self._replies = Replies(reader, model, only(GenerationOptions, generation), work)
 
     def __call__(self, asked: Sequence[Asked]) -> list[str]:
         if self._replies is not None:
-            return [
-                reply.strip()
-                for reply in self._replies([reader_chat(one.question, one.documents) for one in asked])
-            ]
+            return self._replies([reader_chat(one.question, one.documents) for one in asked])
         if self.pattern is None:
             raise RecipeError("nobody reads", way_out="give `reader` or `reader_pattern`")
         return [self.pattern.answer(one.question, one.documents) for one in asked]
 
     def figures(self) -> dict[str, int]:
-        if self._replies is None:
-            return {}
-        writer = self._replies.writer
-        return {
-            "replies_written": writer.written,
-            "replies_cut": writer.cut,
-            "replies_kept": self._replies.from_file,
-        }
+        return {} if self._replies is None else self._replies.figures()
 
     def close(self) -> None:
         if self._replies is not None:
-            self._lock.close()
+            self._replies.close()
 
 
 def _first(asked: Asked, count: int) -> Asked:
@@ -241,6 +284,12 @@ def _lines(
         made.append(
             f"{name}: EM {em['mean']:+.3f} ({em['low']:+.3f} to {em['high']:+.3f}), "
             f"F1 {other['mean']:+.3f} ({other['low']:+.3f} to {other['high']:+.3f})"
+        )
+    if choice := figures.get("choice"):
+        made.append(
+            f"chosen on {choice['questions']} validation questions: {choice['label']} ("
+            + ", ".join(f"{label} {value:.3f}" for label, value in choice["exact_match"].items())
+            + ")"
         )
     for place, first in enumerate(next(iter(rows.values()))[:samples]):
         made += ["", f"> {first['question']}  ({' / '.join(first['golden_answers'])})"]

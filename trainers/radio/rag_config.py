@@ -67,5 +67,8 @@ class RagOptions(Closed):
     """Longest question and document together, in tokens of the reranker; the longer of the two is cut first."""
     pair_tokens: Annotated[int | None, Field(ge=1, json_schema_extra=COSMETIC)] = None
     """Tokens of a batch of pairs, padding included. Left out: 1024 on CPU, 65536 on CUDA."""
+    choose: tuple[str, ...] = ()
+    """Labels of `rerankers` of which `validation_pools` choose one, by exact match; of equal ones the first. So lambda
+    is chosen without a look at what it is judged on."""
     against: tuple[str, ...] = ("retriever",)
     """Labels of `rerankers` that the others are compared with; `retriever` is the order as retrieved."""

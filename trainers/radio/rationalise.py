@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -13,11 +14,13 @@ from data.chatting.server import ChatRequest, ChatServer, ServerOptions
 from data.errors import DataError
 from data.jsonl import replacing, write_jsonl_atomic
 from data.ledger import Ledger
+from data.radio.options import RationalePeople
 from data.radio.rationales import (
     Message,
     collect_rationales,
     kept_rationales,
     question_fields,
+    read_rationales,
     request,
     request_mark,
 )
@@ -31,6 +34,9 @@ from trainers.sampling.chat_writer import ChatWriter, chat_key
 from trainers.work import Work
 
 FIGURES = "rationales.json"
+PEOPLE = "people.json"
+DRAFTS = "drafts.jsonl"
+"""What a model or a server wrote, where people have the last word."""
 SENT_TOGETHER = 512
 """Requests between two looks at what is kept; the server's own cache keeps each reply as it comes."""
 
@@ -90,6 +96,24 @@ def by_server(
             "requests_sent_again": line.sent_again,
         }
         return _finish(asked, kept.path, out, work, told)
+
+
+def mended(people: RationalePeople, questions: Mixture, base: Path, out: Path, work: Work) -> dict[str, Any]:
+    """What people made of the drafts in `out`, which it takes the place of; VotesMissing until they are done."""
+    from data.radio.people import by_people
+
+    drafts = out.with_name(DRAFTS)
+    if out.is_file():
+        os.replace(out, drafts)
+    reasons = read_rationales(drafts) if drafts.is_file() else {}
+    made = by_people(people, _questions(questions, base), reasons, out.parent)
+    write_jsonl_atomic(out, made.rows)
+    with replacing(out.with_name(PEOPLE)) as file:
+        file.write(json.dumps(made.figures, indent=2).encode() + b"\n")
+    without = made.figures["questions"] - len(made.rows)
+    if without:
+        work.say(f"{without:,} questions got no rationale from people; `kind: radio` leaves them out")
+    return made.figures
 
 
 class _Kept:

@@ -75,12 +75,14 @@ def score_pairs(
     """
     import torch
 
+    from trainers.radio.first_token import first_token_only
+
     budget = tokens or (CUDA_TOKENS if model.device.type == "cuda" else CPU_TOKENS)
     scores = np.empty(len(pairs), dtype=np.float32)
     done = 0
     model.eval()
     waiting = iter(pairs)
-    with torch.inference_mode():
+    with torch.inference_mode(), first_token_only(model):
         while chunk := list(islice(waiting, CHUNK)):
             encoded, lengths = encode_pairs(model, chunk)
             found: list[Any] = []

@@ -21,6 +21,15 @@ from trainers.radio.config import RadioOptions
 from trainers.work import Work
 
 FIGURES = "radio.json"
+TOLD = {
+    "without_rationale": "questions have no rationale under their id, and are left out",
+    "empty_rationale": "questions have an empty rationale, and are left out",
+    "without_documents": "questions have no documents, and are left out",
+    "duplicate_documents": "documents have the text of another one in their pool, and are left out",
+    "pool_too_small": "pools are too small for a group, and are left out",
+    "clipped_pools": "pools end before the last rank that a negative is taken from: their last document stands in",
+}
+"""What a person should hear of, beside the figures."""
 
 
 def collect_groups(
@@ -64,6 +73,9 @@ def collect_groups(
         if encoder is not None:
             encoder.close()
     figures: dict[str, Any] = {**counts, **made}
+    for key, what in TOLD.items():
+        if figures.get(key):
+            work.say(f"{figures[key]:,} {what}")
     figures["pos_with_answer_share"] = _share(made)
     if swept:
         figures["sweep"] = {str(weight): _share(tally) for weight, tally in swept.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,7 @@ def search(
     for start in range(0, total, step):
         stop = min(start + step, total)
         picked = vectors[start:stop] if rows is None else vectors[rows[start:stop]]
-        block = torch.from_numpy(np.array(picked, dtype=np.float32)).to(device)
+        block = _tensor(picked).to(device)
         scores, found = _top(asked @ block.T, min(k, stop - start))
         best = np.concatenate([best, scores.cpu().numpy()], axis=1)
         place = np.concatenate([place, found.cpu().numpy() + start], axis=1)
@@ -49,12 +50,27 @@ def search(
     return best, place
 
 
+def _tensor(block: NDArray[np.floating]) -> Any:
+    """Without a copy where the numbers are float32 already; nothing writes into it."""
+    import torch
+
+    with warnings.catch_warnings():
+        # A map of a file cannot be written to, which torch tells of.
+        warnings.filterwarnings(
+            "ignore", message="The given NumPy array is not writable", category=UserWarning
+        )
+        return torch.from_numpy(np.ascontiguousarray(block, dtype=np.float32))
+
+
 def _top(scores: Any, k: int) -> tuple[Any, Any]:
     """The k highest of each row; where equal ones straddle the cut, topk takes any and this the first of them."""
     import torch
 
-    best, place = torch.topk(scores, k, dim=1)
-    tied = ((scores >= best[:, -1:]).sum(dim=1) > k).nonzero().squeeze(1)
+    # One more than asked for: where it equals the last one, the cut goes through equals.
+    more = min(k + 1, scores.shape[1])
+    best, place = torch.topk(scores, more, dim=1)
+    tied = (best[:, k - 1] == best[:, -1]).nonzero().squeeze(1) if more > k else place.new_empty(0)
+    best, place = best[:, :k].contiguous(), place[:, :k].contiguous()
     if len(tied):
         ordered, order = torch.sort(scores[tied], dim=1, descending=True, stable=True)
         best[tied], place[tied] = ordered[:, :k], order[:, :k]

@@ -1,46 +1,166 @@
-"""BM25 through bm25s: words, counts and nothing learned."""
+"""BM25 through bm25s: words, counts and nothing learned; its index is built in blocks, and kept on disk."""
 
 from __future__ import annotations
 
+import re
+import shutil
+import tempfile
+from array import array
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from itertools import count
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data.errors import DataError
+from data.errors import DataError, ModelError
+
+WORD = re.compile(r"(?u)\b\w\w+\b")
+BLOCK = 1 << 20
+"""Words of the corpus that are counted together."""
 
 
 class Bm25:
-    """An index over passages; texts are lower-cased, and English stop words left out."""
+    """An index over passages; texts are lower-cased, and English stop words and single letters left out."""
 
-    def __init__(self, texts: Iterable[str], *, k1: float = 0.9, b: float = 0.4) -> None:
+    def __init__(
+        self,
+        texts: Iterable[str],
+        *,
+        k1: float = 0.9,
+        b: float = 0.4,
+        folder: Path | None = None,
+    ) -> None:
+        """`folder`: where the index is kept; one that lies there already is mapped, and no text is read."""
         import bm25s
 
-        self._module: Any = bm25s
-        self.index: Any = bm25s.BM25(k1=k1, b=b, method="lucene")
-        # Streamed: the texts of a large corpus are never in memory together, only the numbers of their words.
-        self.tokenizer: Any = bm25s.tokenization.Tokenizer(lower=True, stopwords="en")
-        ids = list(self.tokenizer.streaming_tokenize(texts))
-        self.size = len(ids)
-        if not any(len(one) for one in ids):
-            raise DataError("not one passage has a word that BM25 counts", way_out="look at the corpus")
-        self.index.index((ids, self.tokenizer.get_vocab_dict()), show_progress=False)
+        self._stop = frozenset(bm25s.stopwords.STOPWORDS_EN)
+        self.built = folder is None or not folder.is_dir()
+        if folder is not None and not self.built:
+            self.index: Any = _loaded(bm25s, folder)
+        else:
+            self.index = self._made(bm25s, texts, k1, b)
+            if folder is not None:
+                _keep(self.index, folder)
+        self.size = int(self.index.scores["num_docs"])
 
     def search(self, questions: Sequence[str], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Scores and places of the k best, best first; of equal scores the lower place. 0: no word in common."""
         k = min(k, self.size)
         scores = np.empty((len(questions), k), dtype=np.float32)
         place = np.empty((len(questions), k), dtype=np.int64)
-        words = self._module.tokenize(
-            list(questions), lower=True, stopwords="en", return_ids=False, show_progress=False
-        )
-        for row, question in enumerate(words):
-            known = [word for word in question if word in self.index.vocab_dict]
+        for row, question in enumerate(questions):
+            known = [word for word in self._words(question) if word in self.index.vocab_dict]
             every = self.index.get_scores(known) if known else np.zeros(self.size, dtype=np.float32)
             place[row] = _best(every, k)
             scores[row] = every[place[row]]
         return scores, place
+
+    def _words(self, text: str) -> list[str]:
+        return [word for word in WORD.findall(text.lower()) if word not in self._stop]
+
+    def _made(self, bm25s: Any, texts: Iterable[str], k1: float, b: float) -> Any:
+        # A word's number is how many different ones came before it: looking an unknown one up gives it the next.
+        numbers: defaultdict[str, int] = defaultdict(count().__next__)
+        said, lengths = array("i"), array("i")
+        for text in texts:
+            # Streamed: the texts of a large corpus are never in memory together, only the numbers of their words.
+            words = [numbers[word] for word in self._words(text)]
+            said.extend(words)
+            lengths.append(len(words))
+        if not said:
+            raise DataError("not one passage has a word that BM25 counts", way_out="look at the corpus")
+        sizes = np.frombuffer(lengths, dtype=np.intc)
+        data, places, starts = columns(np.frombuffer(said, dtype=np.intc), sizes, len(numbers), k1, b)
+        index: Any = bm25s.BM25(k1=k1, b=b, method="lucene")
+        index.scores = {"data": data, "indices": places, "indptr": starts, "num_docs": len(sizes)}
+        index.vocab_dict = dict(numbers)
+        index.unique_token_ids_set = set(numbers.values())
+        index.nonoccurrence_array = None
+        return index
+
+
+def columns(
+    said: NDArray[np.intc], sizes: NDArray[np.intc], words: int, k1: float, b: float
+) -> tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.int64]]:
+    """bm25s's matrix, a column a word: scores, the passages they are of, and where each column starts.
+
+    The scores are Lucene's. Built in two passes over blocks of passages, so that beside the words' numbers and the
+    matrix itself next to nothing is in memory; bm25s's own way keeps several copies and goes passage by passage.
+    """
+    ends = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+    blocks = list(_blocks(ends))
+    frequency = np.zeros(words, dtype=np.int64)
+    for first, last in blocks:
+        frequency += np.bincount(_counted(said, ends, first, last)[0], minlength=words)
+    starts = np.concatenate([[0], np.cumsum(frequency)])
+    rarity = np.log(1 + (len(sizes) - frequency + 0.5) / (frequency + 0.5))
+    damping = k1 * (1 - b + b * sizes / sizes.mean())
+    data = np.empty(starts[-1], dtype=np.float32)
+    places = np.empty(starts[-1], dtype=np.int32)
+    free = starts[:-1].copy()
+    for first, last in blocks:
+        word, passage, times = _counted(said, ends, first, last)
+        # They stand by word, then by passage: each goes to where its word's column is filled up to, and as many places
+        # on as the same word has stood before in this block.
+        found = np.bincount(word, minlength=words)
+        before = np.arange(len(word)) - (np.cumsum(found) - found)[word]
+        place = free[word] + before
+        data[place] = rarity[word] * times / (damping[passage] + times)
+        places[place] = passage
+        free += found
+    return data, places, starts
+
+
+def _blocks(ends: NDArray[np.int64]) -> Iterable[tuple[int, int]]:
+    """Ranges of passages with about BLOCK words each."""
+    first, total = 0, len(ends) - 1
+    while first < total:
+        last = int(np.searchsorted(ends, ends[first] + BLOCK, side="right")) - 1
+        last = min(max(last, first + 1), total)
+        yield first, last
+        first = last
+
+
+def _counted(
+    said: NDArray[np.intc], ends: NDArray[np.int64], first: int, last: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Word, passage and how often, for every word of every passage in the range; by word, then by passage."""
+    span = last - first
+    passage = np.repeat(np.arange(span, dtype=np.int64), np.diff(ends[first : last + 1]))
+    pairs, times = np.unique(
+        said[ends[first] : ends[last]].astype(np.int64) * span + passage, return_counts=True
+    )
+    return pairs // span, pairs % span + first, times
+
+
+def _keep(index: Any, folder: Path) -> None:
+    """Whole or not at all."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.tmp-", dir=folder.parent))
+    try:
+        index.save(str(aside), show_progress=False)
+        aside.chmod(0o755)
+        try:
+            aside.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # else another process kept it meanwhile
+                raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _loaded(bm25s: Any, folder: Path) -> Any:
+    try:
+        return bm25s.BM25.load(str(folder), mmap=True)
+    except (OSError, ValueError, KeyError) as broken:
+        raise ModelError(
+            f"the index of words cannot be read: {broken}",
+            where=str(folder),
+            way_out="remove the folder: it is built again",
+        ) from broken
 
 
 def _best(scores: NDArray[np.floating], k: int) -> NDArray[np.int64]:

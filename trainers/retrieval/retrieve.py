@@ -107,7 +107,11 @@ class _Searcher:
         self.lexical: Bm25 | None = None
         self.index: Any = None
         if options.retriever == "bm25":
-            self.lexical = Bm25(passages.texts(), k1=options.bm25_k1, b=options.bm25_b)
+            mark = fingerprint("bm25 1", passages.identity(), options.bm25_k1, options.bm25_b)
+            folder = cache / "indexes" / f"bm25-{mark}"
+            self.lexical = Bm25(passages.texts(), k1=options.bm25_k1, b=options.bm25_b, folder=folder)
+            if not self.lexical.built:
+                work.say(f"the index of the words of {passages.path.name} was there already")
             return
         self.encoder = Encoder(options, cache / "embeddings", options.store_dtype)
         self.rows = self.encoder.fill(passages.texts(), "document", progress=work.progress)

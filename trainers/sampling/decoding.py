@@ -19,6 +19,7 @@ from transformers import (
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from trainers.sampling.drawing import Row, Rules, choose, new_row
+from trainers.vision.eyes import Pictured, batch_tensors
 
 Report = Callable[[Sequence[Row]], None]
 
@@ -228,6 +229,7 @@ def by_model_generate(
             model.generate(
                 input_ids=ids,
                 attention_mask=torch.ones_like(ids),
+                **_pictures([prompts[key] for key, _ in part], device),
                 generation_config=plain,
                 logits_processor=LogitsProcessorList([_OurChoice(rules, rows)]),
                 stopping_criteria=StoppingCriteriaList([_OurEnd(rows)]),
@@ -237,3 +239,10 @@ def by_model_generate(
                 holder.generation_config = config_of_it
         report(rows)
         yield from rows
+
+
+def _pictures(prompts: Sequence[Sequence[int]], device: Any) -> dict[str, Any]:
+    """The tensors of the pictures that stand in these prompts, in their order."""
+    seen = [prompt for prompt in prompts if isinstance(prompt, Pictured)]
+    made = batch_tensors(seen[0].eyes, [one.picture for one in seen]) if seen else {}
+    return {name: tensor.to(device) for name, tensor in made.items()}

@@ -78,13 +78,17 @@ def generate(
     on_done: Callable[[list[Answer]], None],
     work: Work,
     done: Collection[str] = (),
+    among: Collection[str] | None = None,
 ) -> Tally:
     """Answer every prompt (key to token ids), `num_return_sequences` times unless greedy.
 
     `on_done` gets the answers of whole prompts, one batch of prompts at a time. Pass all prompts again to go on after
-    an interruption, and in `done` the keys that have their answers: the batches are then the same as before.
+    an interruption, and in `done` the keys that have their answers: the batches are then the same as before. So they
+    are where only the prompts `among` are to be answered, if those are whole batches.
     """
-    samples = 1 if greedy or not isinstance(options, SamplingOptions) else options.num_return_sequences
+    samples = _samples(options, greedy)
+    asked = len(prompts) if among is None else len(among)
+    left_out = frozenset[str]() if among is None else frozenset(prompts) - frozenset(among)
     rules = read_rules(model, tokenizer, options, greedy=greedy, work=work)
     obstacle = obstacle_to_prefill(model)
     continuous = choose_engine(model, rules, options, work) == "continuous"
@@ -107,11 +111,11 @@ def generate(
         over = tally.answers + sum(row.over for row in open_rows)
         written = tally.tokens + sum(len(row.ids) for row in open_rows)
         speed = written / max(time.perf_counter() - began, 1e-9)
-        total = len(prompts) * samples
+        total = asked * samples
         work.progress(done=already + over, total=total, unit="answers", tokens_per_second=round(speed, 1))
 
     def take(rows: Sequence[Row]) -> None:
-        fresh = [row for row in rows if row.key not in done]
+        fresh = [row for row in rows if row.key not in done and row.key not in left_out]
         tally.count(rows, fresh)
         on_done([_answer(row, tokenizer) for row in fresh])
         report(())
@@ -119,15 +123,15 @@ def generate(
     try:
         with torch.no_grad():
             if continuous:
-                left = {key: ids for key, ids in prompts.items() if key not in done}
+                left = {k: ids for k, ids in prompts.items() if k not in done and k not in left_out}
                 if left:
                     with closing(by_continuous(model, rules, options, left, samples, report)) as written:
                         for rows in written:
                             take(rows)
             else:
                 write = by_model_generate if obstacle else by_prefill
-                for group in plan(prompts, samples, options.batch_size, same_length=obstacle is not None):
-                    if not all(key in done for key in group):
+                for group in plan_of(model, prompts, options, greedy=greedy):
+                    if not all(key in done or key in left_out for key in group):
                         batch = {key: prompts[key] for key in group}
                         take(list(write(model, rules, batch, samples, options.batch_size, report)))
     except torch.OutOfMemoryError as full:
@@ -137,6 +141,18 @@ def generate(
         ) from full
     tally.seconds = time.perf_counter() - began
     return tally
+
+
+def plan_of(
+    model: Any, prompts: Mapping[str, Sequence[int]], options: GenerationOptions, *, greedy: bool
+) -> list[list[str]]:
+    """The batches in which this model answers, whichever of them are its to answer now."""
+    same_length = obstacle_to_prefill(model) is not None
+    return list(plan(prompts, _samples(options, greedy), options.batch_size, same_length=same_length))
+
+
+def _samples(options: GenerationOptions, greedy: bool) -> int:
+    return 1 if greedy or not isinstance(options, SamplingOptions) else options.num_return_sequences
 
 
 def plan(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,11 @@ from data.encoding import Encoder, TokeniseOptions, render_prompt
 from data.errors import DataError
 from data.jsonl import replacing
 from data.ledger import Ledger
+from data.pictures import COLUMN, picture_of
 from data.records import check_row
 from data.sources import Mixture, read
+from trainers.models import Loaded
+from trainers.vision.eyes import Eyes, Pictured
 from trainers.work import LEDGER, Work
 
 ANSWERS = ("completion", "chosen", "rejected", "label")
@@ -46,16 +49,26 @@ def read_prompts(
     *,
     room: int,
     reserved: Sequence[str] = (),
+    eyes: Eyes | None = None,
+    pictures: Mapping[str, Path] | None = None,
 ) -> tuple[list[Prompt], Ledger]:
     """All prompts that can be answered with `room` new tokens; `reserved` are columns the caller writes itself.
 
-    Without a tokenizer the prompts are for a server, which has its own.
+    Without a tokenizer the prompts are for a server, which has its own. A row's `image` is shown to a model that has
+    `eyes`; `pictures` says by the rows' ids where they are, when they do not lie beside the rows.
     """
+    if pictures and eyes is None:
+        raise DataError(
+            f"{len(pictures)} of the prompts have a picture, and the model sees none",
+            where=", ".join(source.path for source in mixture.sources),
+            way_out="take a model that sees, such as the alias `tiny-llava`, or leave the column out",
+        )
     ledger = Ledger(name="prompts")
     encoder = None if tokenizer is None else Encoder(tokenizer, TokeniseOptions(), ledger)
     prompts: list[Prompt] = []
     places: dict[str, str] = {}
     ignored: dict[str, int] = {}
+    unseen = 0
     for where, row in read(mixture, base, ledger):
         prompt = row.get("prompt")
         if prompt == [] or (isinstance(prompt, str) and not prompt.strip()):
@@ -69,7 +82,11 @@ def read_prompts(
                 where=where,
                 way_out="rename it with columns: {our name: their name}",
             )
-        ids = _for_server(row, where) if encoder is None else _tokens(encoder, row, where)
+        unseen += eyes is None and row.get(COLUMN) is not None
+        picture: Path | None = None
+        if eyes is not None:
+            picture = picture_of(row, where) if pictures is None else pictures.get(str(row.get("id")))
+        ids = _for_server(row, where) if encoder is None else _tokens(encoder, row, where, eyes, picture)
         if not ids and encoder is not None:
             ledger.drop("the prompt has no tokens", where)
             continue
@@ -95,6 +112,8 @@ def read_prompts(
         file.write(json.dumps({"prompts": ledger.to_json()}, indent=2, ensure_ascii=False).encode() + b"\n")
     for column, rows in ignored.items():
         work.say(f"prompts: {rows:,} rows have a '{column}' already; the model answers without it")
+    if unseen:
+        work.say(f"prompts: {unseen:,} rows have a picture, and who answers does not see it")
     if not prompts:
         reasons = "; ".join(f"{reason}: {entry.count}" for reason, entry in ledger.dropped.items())
         raise DataError(
@@ -105,10 +124,28 @@ def read_prompts(
     return prompts, ledger
 
 
-def _tokens(encoder: Encoder, row: dict[str, Any], where: str) -> list[int]:
+def _tokens(
+    encoder: Encoder, row: dict[str, Any], where: str, eyes: Eyes | None, picture: Path | None
+) -> list[int]:
+    if eyes is not None:
+        if picture is not None:
+            shown = {**row, "prompt": eyes.show(row["prompt"], picture)}
+            return Pictured(_tokens(encoder, shown, where, None, None), picture, eyes)
+        row = {**row, "prompt": eyes.spoken(row["prompt"])}
     if isinstance(row["prompt"], str):
         return render_prompt(encoder.tokenizer, row["prompt"])
     return list(encoder.encode(row["prompt"], row, where, add_generation_prompt=True)["input_ids"])
+
+
+def tokens_of(loaded: Loaded, prompt: Any, picture: Path | None) -> list[int]:
+    """A prompt as this model reads it, with its picture where it has one."""
+    eyes = loaded.eyes
+    tokenizer: Any = loaded.tokenizer
+    if eyes is None:
+        return render_prompt(tokenizer, prompt)
+    if picture is None:
+        return render_prompt(tokenizer, eyes.spoken(prompt))
+    return Pictured(render_prompt(tokenizer, eyes.show(prompt, picture)), picture, eyes)
 
 
 def _for_server(row: dict[str, Any], where: str) -> list[int]:

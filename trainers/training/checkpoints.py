@@ -18,11 +18,14 @@ FOLDER = "checkpoints"
 """Their folder, in the stage's scratch."""
 
 
-def seal(folder: Path) -> None:
-    """Write down size and CRC-32 of every file, last; a folder without this never counts as a checkpoint."""
+def seal(folder: Path, processes: int = 1) -> None:
+    """Write down size and CRC-32 of every file, last; a folder without this never counts as a checkpoint.
+
+    `processes` share its steps: with more or fewer, a step would be of more or fewer rows.
+    """
     files = {str(p.relative_to(folder)): _fingerprint(p) for p in sorted(folder.rglob("*")) if p.is_file()}
     aside = folder / (SEAL + ".tmp")
-    aside.write_text(json.dumps({"files": files}, indent=1), encoding="utf-8")
+    aside.write_text(json.dumps({"processes": processes, "files": files}, indent=1), encoding="utf-8")
     os.replace(aside, folder / SEAL)
 
 
@@ -43,9 +46,14 @@ def fault(folder: Path) -> str | None:
     return None
 
 
+def processes(folder: Path) -> int:
+    """How many made a whole checkpoint together."""
+    return int(json.loads((folder / SEAL).read_text(encoding="utf-8")).get("processes", 1))
+
+
 def newest(folder: Path, say: Callable[[str], None]) -> Path | None:
     """The newest whole checkpoint. Broken ones are told and set aside, so that nothing else picks them up."""
-    for path in sorted(_all(folder), key=_step, reverse=True):
+    for path in up_to(folder, None):
         why = fault(path)
         if why is None:
             return path
@@ -56,19 +64,26 @@ def newest(folder: Path, say: Callable[[str], None]) -> Path | None:
     return None
 
 
-def rotate(folder: Path, keep: int) -> None:
-    """Remove the oldest whole checkpoints beyond `keep`, and what is left of broken ones."""
-    for path in sorted(_all(folder), key=_step)[:-keep]:
-        shutil.rmtree(path)
+def rotate(folder: Path, keep: int, spared: int | None = None) -> None:
+    """Remove the oldest whole checkpoints beyond `keep`, and what is left of broken ones.
+
+    The newest of a step up to `spared` stays: the last that is known to be good.
+    """
+    good = [] if spared is None else up_to(folder, spared)[:1]
+    for path in up_to(folder, None)[keep:]:
+        if path not in good:
+            shutil.rmtree(path)
     for path in folder.glob(f"broken-{PREFIX}*"):
         shutil.rmtree(path)
 
 
-def _all(folder: Path) -> list[Path]:
-    return [p for p in folder.glob(PREFIX + "*") if p.is_dir() and p.name[len(PREFIX) :].isdigit()]
+def up_to(folder: Path, step: int | None) -> list[Path]:
+    """Checkpoints, whole or not, of steps up to this one (None: all), the newest first."""
+    found = [p for p in folder.glob(PREFIX + "*") if p.is_dir() and p.name[len(PREFIX) :].isdigit()]
+    return sorted((p for p in found if step is None or step_of(p) <= step), key=step_of, reverse=True)
 
 
-def _step(path: Path) -> int:
+def step_of(path: Path) -> int:
     return int(path.name[len(PREFIX) :])
 
 
@@ -87,6 +102,8 @@ class SealedCheckpoints:
     """
 
     keep_checkpoints: int = 2
+    watch: Any = None
+    """Watchdogs: what they remember goes into each checkpoint, and the last good one stays."""
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         me: Any = self
@@ -97,8 +114,10 @@ class SealedCheckpoints:
         super()._save_checkpoint(model, trial)  # pyright: ignore[reportAttributeAccessIssue]
         me.accelerator.wait_for_everyone()  # each process writes its own random state
         if me.args.should_save:
-            seal(folder)
-            rotate(folder.parent, self.keep_checkpoints)
+            if self.watch is not None:
+                self.watch.save(folder)
+            seal(folder, me.args.world_size)
+            rotate(folder.parent, self.keep_checkpoints, None if self.watch is None else self.watch.spared())
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """TRL writes one into every checkpoint; ours is written once, beside the finished model."""

@@ -20,8 +20,10 @@ class StopWhenAsked(TrainerCallback):
         self.stopped = False
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step >= state.max_steps or not self._agreed(args):
+        if state.global_step >= state.max_steps:
             return  # After the last step there is nothing to come back for.
+        if control.should_training_stop or not self._agreed(args):
+            return  # A watchdog that ends training has its checkpoint already, and wants no later one.
         self.stopped = True
         control.should_save = True
         control.should_training_stop = True
@@ -41,7 +43,10 @@ def train_until_asked(trainer: Any, checkpoint: Path | None) -> Any:
     with heeding() as asked:
         watcher = StopWhenAsked(asked)
         trainer.add_callback(watcher)
+        if getattr(trainer, "watch", None) is not None:
+            trainer.watch.resume(checkpoint)
         result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        trainer.remove_callback(watcher)
     if watcher.stopped:
         raise Interrupted(f"saved after step {trainer.state.global_step} of {trainer.state.max_steps}")
     return result

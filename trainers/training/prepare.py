@@ -13,12 +13,14 @@ from data.errors import DataError
 from data.jsonl import replacing
 from data.ledger import Ledger, LedgerLimits
 from data.overlap import compare_sources
+from data.pictures import COLUMN
 from data.preference_rows import WEIGHT, grouped, mismatched, weighed
 from data.records import Placed, Shape, check_row, unpair, with_shape
 from data.sources import Mixture, read
 from trainers import policy
 from trainers.config import JUDGED, PreferOptions, SftOptions
-from trainers.models import load_tokenizer
+from trainers.models import load_tokenizer, open_eyes
+from trainers.vision.rows import PICTURE, shown
 from trainers.work import LEDGER, SCRATCH, Work
 
 if TYPE_CHECKING:
@@ -35,13 +37,21 @@ def prepare_sft(
     work: Work,
 ) -> None:
     """Rows for supervised fine-tuning, ready to be mapped into memory."""
+    eyes = open_eyes(policy.read(start, revision=options.model_revision), options)
+    if eyes is not None and options.packing:
+        raise DataError("rows of a model that sees are not packed", where="packing", way_out="leave it out")
     cut = TokeniseOptions(
         max_length=options.max_length,
+        carry=() if eyes is None else (PICTURE,),
         completion_only_loss=options.completion_only_loss,
         assistant_only_loss=options.assistant_only_loss,
     )
     among: tuple[Shape, ...] = ("unpaired", "prompt_completion", "messages", "text")
-    _prepare(options, start, data, eval_data, base, limits, work, cut, among)
+
+    def read_as(shape: Shape, rows: Iterator[Placed], ledger: Ledger) -> tuple[Shape, Iterator[Placed]]:
+        return shape, shown(rows, shape, eyes)
+
+    _prepare(options, start, data, eval_data, base, limits, work, cut, among, read_as)
 
 
 def prepare_pairs(
@@ -61,6 +71,7 @@ def prepare_pairs(
     among: tuple[Shape, ...] = ("unpaired", "preference") if judged else ("preference",)
 
     def read_as(shape: Shape, rows: Iterator[Placed], ledger: Ledger) -> tuple[Shape, Iterator[Placed]]:
+        rows = _unseen(rows, work)
         if options.weight_column:
             rows = weighed(rows, options.weight_column)
         if judged and shape == "preference":
@@ -73,6 +84,16 @@ def prepare_pairs(
         return grouped(rows, ledger) if options.group_by_prompt else rows
 
     _prepare(options, start, pairs, eval_pairs, base, limits, work, cut, among, read_as, made)
+
+
+def _unseen(rows: Iterator[Placed], work: Work) -> Iterator[Placed]:
+    """The rows as they are; how many had a picture is told."""
+    count = 0
+    for place in rows:
+        count += place.row.get(COLUMN) is not None
+        yield place
+    if count:
+        work.say(f"{count:,} rows have a picture, and preference training looks at none")
 
 
 def _both_answers(rows: Iterator[Placed], ledger: Ledger) -> Iterator[Placed]:

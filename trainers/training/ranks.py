@@ -21,3 +21,8 @@ def wait_for_everyone() -> None:
     from accelerate import PartialState
 
     PartialState(cpu=not torch.cuda.is_available()).wait_for_everyone()
+
+
+def sharded() -> bool:
+    """Whether each process is to hold a part of the model only, as accelerate's launcher tells it: FSDP."""
+    return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"

@@ -5,11 +5,18 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import psutil
 import torch
 from transformers import TrainerCallback
 
 from data.errors import TrainingError
 from trainers.work import Work
+
+SHOWN = (
+    "loss", "rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected", "logps/forget", "logps/retain",
+    "num_tokens",
+)  # fmt: skip
+"""Figures for whoever watches; all others are in metrics.jsonl."""
 
 
 class Teller(TrainerCallback):
@@ -25,14 +32,22 @@ class Teller(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.is_world_process_zero:
-            self.work.progress(done=state.global_step, total=state.max_steps, unit="steps", **self.last)
+            figures = {**self.last, "memory": memory()}
+            self.work.progress(done=state.global_step, total=state.max_steps, unit="steps", **figures)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if not state.is_world_process_zero or not logs:
             return
         figures = {k: float(v) for k, v in logs.items() if isinstance(v, int | float)}
         self.work.log({"step": state.global_step, **figures})
-        self.last = {k: figures[k] for k in ("loss", "rewards/accuracies", "rewards/margins") if k in figures}
+        self.last |= {k: figures[k] for k in SHOWN if k in figures}
+
+
+def memory() -> float:
+    """Bytes in use: of the GPU where there is one, else of this process."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        return float(torch.cuda.memory_allocated())
+    return float(psutil.Process().memory_info().rss)
 
 
 class FiniteLoss:

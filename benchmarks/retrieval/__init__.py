@@ -1,0 +1,1 @@
+"""Encoding and searching passages, against the libraries called plainly, and a million passages in bounded memory."""
