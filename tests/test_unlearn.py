@@ -559,7 +559,7 @@ def test_a_good_recipe_holds(tmp_path: Path) -> None:
             "model: tiny",
             "model: tiny\n    training: {eval_strategy: steps}",
             "6:31",
-            "unlearning measures itself",
+            "`kind: unlearn` measures itself",
         ),
     ],
 )
