@@ -124,7 +124,7 @@ def load_tokenizer(found: Policy, *, trust_remote_code: bool = False) -> PreTrai
 
 _HUB_WAY_OUT = (
     "A hub model is `owner/name` and needs the network or a filled cache; "
-    "a folder needs config.json, weights and tokenizer files."
+    "a folder needs config.json, weights and tokenizer files. `heliograph fetch RECIPE` fills the cache."
 )
 
 

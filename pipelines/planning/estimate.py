@@ -89,7 +89,9 @@ class Estimator:
         start = self.models.start(str(getattr(stage, "model", "")))
         options = stage
         assert isinstance(options, TrainingOptions)
-        tokenizer = self.tokenizers.setdefault(start.tokenizer, tokenizer_of(start.tokenizer))
+        if start.tokenizer not in self.tokenizers:  # it takes a tenth of a second to read
+            self.tokenizers[start.tokenizer] = tokenizer_of(start.tokenizer)
+        tokenizer = self.tokenizers[start.tokenizer]
         rows = self._rows(stage, tokenizer)
         longest = max((row.longest for row in rows.rows), default=options.max_length or 0)
         setup, choices = setup_of(stage, start, here.device, longest)
