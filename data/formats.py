@@ -163,7 +163,8 @@ def read_hub(path: str, name: str | None, split: str, revision: str | None) -> I
             f"the hub dataset cannot be loaded: {reason}",
             where=where,
             way_out=f"there is no local file or folder '{path}' either. On a machine with the hub: "
-            f"heliograph fetch RECIPE, and copy the cache; or hf download --repo-type dataset {path} --local-dir DIR, then copy DIR here and give path: DIR; "
+            "heliograph fetch RECIPE, and copy the cache; or "
+            f"hf download --repo-type dataset {path} --local-dir DIR, then copy DIR here and give path: DIR; "
             "or copy its cache and set HF_HOME and HF_HUB_OFFLINE=1. Private or gated data: hf auth login",
         ) from fault
     for number, row in enumerate(found, start=1):
