@@ -6,8 +6,6 @@ with fewer than two texts left makes no item. Unjudged is not rejected: what nob
 
 from __future__ import annotations
 
-import os
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -15,24 +13,19 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
-import sqlalchemy as sa
-
 from data.errors import DataError
 from data.feedback.ballots import COUNTED
 from data.feedback.critic import People
 from data.feedback.exchange_files import export_jsonl
-from data.feedback.items import NewItem, add_items, check_item
-from data.feedback.places import NOTE, Place, default_name, place_of, write_note
+from data.feedback.items import NewItem, check_item
+from data.feedback.opening import fill, open_stage, wait_for
 from data.feedback.results import Judgements, judged_records, judgements, preference_pairs, undecided
-from data.feedback.stages import Stage, StageSettings, create_stage, list_stages, set_state
+from data.feedback.stages import set_state
 from data.feedback.stopping import wanting
-from data.feedback.store import Store
 from data.feedback.summary import alphas
-from data.feedback.tables import items
 from data.feedback.web.images import find
 from data.jsonl import write_jsonl_atomic
 from data.judging import JUDGED, ROUNDING, read_candidates
-from data.votes import VotesMissing
 
 VOTES = "votes.jsonl"
 Pairing = Literal["best_worst", "all"]
@@ -63,9 +56,19 @@ def collect(
     folder = out.parent
     images = folder if critic.images is None else (base / critic.images).absolute()
     asked = _read(candidates, images)
-    store, stage = _stage(folder, critic, images, [one.item for one in asked if one.item is not None])
+    new = [one.item for one in asked if one.item is not None]
+    if not new:
+        raise DataError(
+            "no prompt has two different candidates to compare",
+            where=str(candidates),
+            way_out="sample more or wilder candidates (num_return_sequences, temperature)",
+        )
+    store, stage = open_stage(folder, critic, images)
     with store:
-        _demand(store, stage, folder)
+        fill(store, stage, new)
+        left = wanting(store, stage.id)
+        said = f"{left.items} of {left.of} items need votes, {left.votes} in all; {left.judged} are there"
+        wait_for(left, said, folder)
         of = judgements(store, stage.id)
         pairs = _pairs(of, critic, pairing, min_margin, max_pairs_per_prompt)
         figures = _figures(of, asked, pairs)
@@ -97,73 +100,6 @@ def _read(file: Path, images: Path) -> list[Asked]:
                 find(images, item.image)
         found.append(Asked(one.key, texts, first, item))
     return found
-
-
-def _stage(folder: Path, critic: People, images: Path, new: Sequence[NewItem]) -> tuple[Store, Stage]:
-    """The stage of the folder's note; it is made, with the note, where there is none."""
-    place = place_of(folder, critic.database)
-    store = Store(place.database)
-    known = {stage.name: stage for stage in list_stages(store)}
-    noted = (folder / NOTE).is_file()
-    name = place.stage
-    if not noted:
-        # A run of this name may have left its votes in a shared database: they are not this run's.
-        name = next(n for n in _names(folder) if n not in known)
-        write_note(folder, Place(place.database, name, str(images)))
-    if name not in known:
-        if not new:
-            store.close()
-            raise DataError(
-                "no prompt has two different candidates to compare",
-                where=str(folder),
-                way_out="sample more or wilder candidates (num_return_sequences, temperature)",
-            )
-        known[name] = create_stage(store, name, _settings(critic))
-    stage = known[name]
-    with store.read() as connection:
-        there = connection.scalar(sa.select(sa.func.count()).where(items.c.stage_id == stage.id))
-    if not there:
-        add_items(store, stage.id, new)
-    return store, stage
-
-
-def _names(folder: Path) -> Sequence[str]:
-    name = default_name(folder)
-    return [name, *(f"{name} {number}" for number in range(2, 10_000))]
-
-
-def _settings(critic: People) -> StageSettings:
-    return StageSettings(
-        question=critic.question,
-        guidelines=critic.guidelines,
-        kinds=critic.votes,
-        overlap=critic.votes_per_item,
-        max_overlap=critic.max_votes_per_item,
-        item_agreement=critic.item_agreement,
-        gold_rate=0.0,
-        order=critic.order,
-        strength_max=critic.strength_max,
-        lease_seconds=critic.lease_seconds,
-        quota=critic.quota,
-        agreement=critic.agreement,
-        budget=critic.budget,
-        seed=critic.seed,
-    )
-
-
-def _demand(store: Store, stage: Stage, folder: Path) -> None:
-    """Raise VotesMissing unless the stop rule is met: all votes, the quota, the budget, or a lead's word."""
-    left = wanting(store, stage.id)
-    if not left.items:
-        return
-    relative = os.path.relpath(folder)
-    where = shlex.quote(str(folder.absolute()) if relative.startswith("..") else relative)
-    raise VotesMissing(
-        f"{left.items} of {left.of} items need votes, {left.votes} in all; {left.judged} are there",
-        f"heliograph label people add {where} NAME    (once for each person: it prints the link to send)\n"
-        f"  heliograph label serve {where}\n"
-        "  and when people are done, the same command again.",
-    )
 
 
 def _pairs(

@@ -28,9 +28,14 @@ class Wanting:
     judged: int
 
 
-def wanting(store: Store, stage_id: int) -> Wanting:
-    """All votes, the quota, the budget, or a lead's word: whichever comes first ends the waiting."""
-    ours = (items.c.stage_id == stage_id) & (items.c.is_gold == 0)
+def wanting(store: Store, stage_id: int, prefix: str = "") -> Wanting:
+    """All votes, the quota, the budget, or a lead's word: whichever comes first ends the waiting.
+
+    With a `prefix`, only of items whose keys begin with it.
+    """
+    ours = sa.and_(
+        items.c.stage_id == stage_id, items.c.is_gold == 0, items.c.key.startswith(prefix, autoescape=True)
+    )
     with store.read() as connection:
         stage = connection.execute(sa.select(stages).where(stages.c.id == stage_id)).one()
         settings = StageSettings.model_validate(stage.settings)
@@ -39,11 +44,13 @@ def wanting(store: Store, stage_id: int) -> Wanting:
                 sa.func.count(), sa.func.coalesce(sa.func.sum(items.c.needed - items.c.judged), 0)
             ).where(ours, items.c.judged < items.c.needed, items.c.flags < settings.flags_to_close)
         ).one()
-        total = connection.scalar(sa.select(sa.func.count()).where(ours)) or 0
+        total, judged = connection.execute(
+            sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(items.c.judged), 0)).where(ours)
+        ).one()
     left = None if settings.budget is None else max(0, settings.budget - stage.judged)
     if left == 0 or stage.stopped is not None or stage.state == "closed":
-        return Wanting(0, 0, total, stage.judged)
-    return Wanting(missing, votes if left is None else min(votes, left), total, stage.judged)
+        return Wanting(0, 0, total, judged)
+    return Wanting(missing, votes if left is None else min(votes, left), total, judged)
 
 
 def check_due(connection: sa.Connection, stage_id: int, settings: StageSettings) -> bool:

@@ -8,10 +8,8 @@ get judged is asked of nobody later: the model that wrote it is gone.
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import count
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -23,17 +21,17 @@ from data.feedback.exchange_files import export_jsonl
 from data.feedback.history import Vote
 from data.feedback.items import Item, NewItem, add_items, check_item
 from data.feedback.leases import release_in
-from data.feedback.places import NOTE, Place, default_name, place_of, write_note
+from data.feedback.opening import open_stage, wait_for
 from data.feedback.results import Judgements, judgements
 from data.feedback.roster import count_again
-from data.feedback.stages import Stage, StageSettings, create_stage, get_stage, list_stages, set_state
+from data.feedback.stages import Stage, set_state
+from data.feedback.stopping import wanting
 from data.feedback.store import Store, lock_stage
 from data.feedback.tables import items
 from data.illume.critic import PeopleCritic
 from data.illume.loop import shuffled
 from data.illume.verdicts import Found, Sheet, Verdict, Written
 from data.pictures import find
-from data.votes import VotesMissing
 
 VOTES = "votes.jsonl"
 """An iteration's items with their votes, in its folder."""
@@ -43,8 +41,8 @@ NOBODY = Verdict(None, None, "people", 0)
 def by_people(critic: PeopleCritic, folder: Path, base: Path, sheet: Sheet) -> Found:
     """A verdict for each candidate, or VotesMissing; `folder` is the stage's, from which the label page is served."""
     images = _images(critic, base, sheet)
-    with _open(critic, folder, images) as store:
-        stage = get_stage(store, place_of(folder, critic.database).stage)
+    store, stage = open_stage(folder, critic, images)
+    with store:
         mark = f"{sheet.iteration}/"
         if not _there(store, stage, mark):
             new = [_item(row, mark, sheet, images) for row in _within(sheet, critic.seed)]
@@ -52,7 +50,9 @@ def by_people(critic: PeopleCritic, folder: Path, base: Path, sheet: Sheet) -> F
             # First open, then filled: a kill between the two leaves a stage that is filled by the next call.
             set_state(store, stage.id, "open")
             add_items(store, stage.id, new)
-        _demand(store, stage, mark, folder, sheet.iteration)
+        left = wanting(store, stage.id, mark)
+        said = f"{left.items} of {left.of} items need votes, {left.votes} in all; {left.judged} are there"
+        wait_for(left, f"iteration {sheet.iteration}: {said}", folder)
         # What came in after this would be learned by nobody.
         set_state(store, stage.id, "closed")
         of = judgements(store, stage.id)
@@ -67,34 +67,6 @@ def _images(critic: PeopleCritic, base: Path, sheet: Sheet) -> Path | None:
         return (base / critic.images).resolve()
     pictures = [item.picture for item in sheet.items.values() if item.picture is not None]
     return Path(os.path.commonpath([one.parent for one in pictures])) if pictures else None
-
-
-def _open(critic: PeopleCritic, folder: Path, images: Path | None) -> Store:
-    """The store of the folder's note; note and stage of labelling are made where there are none."""
-    place = place_of(folder, critic.database)
-    store = Store(place.database)
-    known = {stage.name for stage in list_stages(store)}
-    name = place.stage
-    if not (folder / NOTE).is_file():
-        # A run of this name may have left its votes in a shared database: they are not this run's.
-        name = default_name(folder)
-        name = next(one for n in count(1) if (one := name if n == 1 else f"{name} {n}") not in known)
-        write_note(folder, Place(place.database, name, str(images or folder)))
-    if name not in known:
-        settings = StageSettings(
-            question=critic.question,
-            guidelines=critic.guidelines,
-            kinds=critic.votes,
-            overlap=critic.votes_per_item,
-            max_overlap=critic.max_votes_per_item,
-            item_agreement=critic.item_agreement,
-            gold_rate=0.0,
-            order=critic.order,
-            lease_seconds=critic.lease_seconds,
-            seed=critic.seed,
-        )
-        create_stage(store, name, settings)
-    return store
 
 
 def _there(store: Store, stage: Stage, mark: str) -> bool:
@@ -147,31 +119,6 @@ def _put_aside(store: Store, stage: Stage) -> None:
         ours = sa.and_(items.c.stage_id == stage.id, items.c.is_gold == 0, items.c.judged < items.c.needed)
         connection.execute(sa.update(items).where(ours).values(needed=items.c.judged, open=0, returned=0))
         count_again(connection, stage.id)
-
-
-def _demand(store: Store, stage: Stage, mark: str, folder: Path, iteration: int) -> None:
-    """Raise VotesMissing until every item has its votes or its flags, or a lead has closed the stage."""
-    stage = get_stage(store, stage.id)
-    ours = sa.and_(items.c.stage_id == stage.id, items.c.key.startswith(mark))
-    with store.read() as connection:
-        missing, votes = connection.execute(
-            sa.select(
-                sa.func.count(), sa.func.coalesce(sa.func.sum(items.c.needed - items.c.judged), 0)
-            ).where(ours, items.c.judged < items.c.needed, items.c.flags < stage.settings.flags_to_close)
-        ).one()
-        total, there = connection.execute(
-            sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(items.c.judged), 0)).where(ours)
-        ).one()
-    if not missing or stage.state == "closed":
-        return
-    relative = os.path.relpath(folder)
-    where = shlex.quote(str(folder.absolute()) if relative.startswith("..") else relative)
-    raise VotesMissing(
-        f"iteration {iteration}: {missing} of {total} items need votes, {votes} in all; {there} are there",
-        f"heliograph label people add {where} NAME    (once for each person: it prints the link to send)\n"
-        f"  heliograph label serve {where}    (links and server are good for all iterations)\n"
-        "  and when people are done, the same command again.",
-    )
 
 
 def _found(of: Judgements, critic: PeopleCritic, sheet: Sheet, mark: str) -> Found:

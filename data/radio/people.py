@@ -7,28 +7,21 @@ nothing.
 
 from __future__ import annotations
 
-import os
-import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import sqlalchemy as sa
-
 from data.errors import DataError
 from data.feedback.exchange_files import export_jsonl
-from data.feedback.items import Item, NewItem, add_items, check_item
-from data.feedback.places import NOTE, Place, default_name, place_of, write_note
+from data.feedback.items import Item, NewItem, check_item
+from data.feedback.opening import fill, open_stage, wait_for
 from data.feedback.results import Judgements, judgements
-from data.feedback.stages import Stage, StageSettings, create_stage, get_stage, list_stages, set_state
-from data.feedback.store import Store
-from data.feedback.tables import items
+from data.feedback.stages import set_state
+from data.feedback.stopping import wanting
 from data.radio.options import RationalePeople
-from data.votes import VotesMissing
 
 VOTES = "votes.jsonl"
 """Every question with its votes, beside the rationales."""
@@ -51,9 +44,13 @@ def by_people(
     folder: Path,
 ) -> Written:
     """What people made of the drafts, or VotesMissing; `folder` is the stage's, from which the label page is served."""
-    store, stage = _opened(people, folder, [_item(row, drafts.get(row["id"], "")) for row in questions])
+    asked = [_item(row, drafts.get(row["id"], "")) for row in questions]
+    store, stage = open_stage(folder, people)
     with store:
-        _demand(store, stage, folder)
+        fill(store, stage, asked)
+        left = wanting(store, stage.id)
+        said = f"{left.items} of {left.of} rationales wait for people, who are to see {left.votes} in all"
+        wait_for(left, f"{said}; {left.judged} were seen", folder)
         # What came in after this would be read by nobody.
         set_state(store, stage.id, "closed")
         of = judgements(store, stage.id)
@@ -70,61 +67,6 @@ def _item(row: Mapping[str, Any], draft: str) -> NewItem:
             "candidates": [{"text": draft, "index": 0}],
         },
         f"the question {row['id']}",
-    )
-
-
-def _opened(people: RationalePeople, folder: Path, new: Sequence[NewItem]) -> tuple[Store, Stage]:
-    """The store of the folder's note; note, stage of labelling and items are made where there are none."""
-    place = place_of(folder, people.database)
-    store = Store(place.database)
-    known = {stage.name for stage in list_stages(store)}
-    name = place.stage
-    if not (folder / NOTE).is_file():
-        # A run of this name may have left its votes in a shared database: they are not this run's.
-        name = default_name(folder)
-        name = next(one for n in count(1) if (one := name if n == 1 else f"{name} {n}") not in known)
-        write_note(folder, Place(place.database, name, str(folder)))
-    if name not in known:
-        settings = StageSettings(
-            question=people.question,
-            guidelines=people.guidelines,
-            kinds=people.votes,
-            overlap=people.votes_per_item,
-            max_overlap=people.max_votes_per_item,
-            item_agreement=people.item_agreement,
-            gold_rate=0.0,
-            order=people.order,
-            lease_seconds=people.lease_seconds,
-            seed=people.seed,
-        )
-        create_stage(store, name, settings)
-    stage = get_stage(store, name)
-    with store.read() as connection:
-        there = connection.scalar(sa.select(sa.func.count()).where(items.c.stage_id == stage.id))
-    if not there:
-        add_items(store, stage.id, new)
-    return store, stage
-
-
-def _demand(store: Store, stage: Stage, folder: Path) -> None:
-    """Raise VotesMissing until every question has its votes or its flags, or a lead has closed the stage."""
-    ours = items.c.stage_id == stage.id
-    with store.read() as connection:
-        missing, votes = connection.execute(
-            sa.select(
-                sa.func.count(), sa.func.coalesce(sa.func.sum(items.c.needed - items.c.judged), 0)
-            ).where(ours, items.c.judged < items.c.needed, items.c.flags < stage.settings.flags_to_close)
-        ).one()
-        total = connection.scalar(sa.select(sa.func.count()).where(ours))
-    if not missing or stage.state == "closed":
-        return
-    relative = os.path.relpath(folder)
-    where = shlex.quote(str(folder.absolute()) if relative.startswith("..") else relative)
-    raise VotesMissing(
-        f"{missing} of {total} rationales wait for people, who are to see {votes} in all; {stage.judged} were seen",
-        f"heliograph label people add {where} NAME    (once for each person: it prints the link to send)\n"
-        f"  heliograph label serve {where}\n"
-        "  and when people are done, the same command again.",
     )
 
 

@@ -1,8 +1,8 @@
-"""Every kind of stage. Their union is the only registry: a new kind is a file here and a name in `AnyStage`."""
+"""Every kind of stage. Their union is the only registry: a new kind is a file here and a name in `AnyKind`."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, get_args
 
 from pydantic import Field
 
@@ -20,7 +20,7 @@ from pipelines.stages.sample import Sample
 from pipelines.stages.sft import Sft
 from pipelines.stages.unlearn import Unlearn
 
-AnyStage = Annotated[
+AnyKind = (
     Sft
     | Sample
     | Judge
@@ -33,39 +33,11 @@ AnyStage = Annotated[
     | Radio
     | Contrast
     | Rerank
-    | Evaluate,
-    Field(discriminator="kind"),
-]
+    | Evaluate
+)
+AnyStage = Annotated[AnyKind, Field(discriminator="kind")]
 
-KINDS: dict[
-    str,
-    type[
-        Sft
-        | Sample
-        | Judge
-        | Illume
-        | Prefer
-        | Unlearn
-        | Merge
-        | Retrieve
-        | Rationalise
-        | Radio
-        | Contrast
-        | Rerank
-        | Evaluate
-    ],
-] = {
-    "sft": Sft,
-    "sample": Sample,
-    "judge": Judge,
-    "illume": Illume,
-    "prefer": Prefer,
-    "unlearn": Unlearn,
-    "merge": Merge,
-    "retrieve": Retrieve,
-    "rationalise": Rationalise,
-    "radio": Radio,
-    "contrast": Contrast,
-    "rerank": Rerank,
-    "evaluate": Evaluate,
+KINDS: dict[str, type[AnyKind]] = {
+    get_args(kind.model_fields["kind"].annotation)[0]: kind for kind in get_args(AnyKind)
 }
+"""By the word that a recipe writes after `kind:`."""
