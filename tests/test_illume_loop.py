@@ -18,9 +18,10 @@ from data.errors import DataError, TrainingError
 from data.illume.critic import ModelCritic, RubricCritic, VotesCritic
 from data.illume.items import Item
 from data.illume.loop import Kept, Mix, mix
-from data.jsonl import read_jsonl
+from data.jsonl import append_jsonl, read_jsonl
 from data.ledger import Ledger
 from data.votes import VotesMissing
+from pipelines.report.history import read_history
 from tests.chat_service import completion, serving
 from tests.training import weights
 from trainers import policy
@@ -73,7 +74,12 @@ def loop(
         "eval_samples": 2,
     }
     folder.mkdir(parents=True, exist_ok=True)
-    work = Work(out=folder, say=lambda _: None, **({"progress": progress} if progress else {}))
+    work = Work(
+        out=folder,
+        say=lambda _: None,
+        log=lambda line: append_jsonl(folder / "metrics.jsonl", [line]),
+        **({"progress": progress} if progress else {}),
+    )
     rule = lenient()
     return Loop(
         IllumeOptions(model="tiny", **{**given, **options}),
@@ -240,6 +246,17 @@ def test_what_is_accepted_only_grows_and_figures_add_up(done: tuple[Path, dict[s
     } == earlier
 
 
+def test_steps_are_counted_over_all_iterations(done: tuple[Path, dict[str, Any]]):
+    folder, figures = done
+    history = read_history(folder / "metrics.jsonl")
+    assert history.redone == 0
+    assert [step for step, _ in history.curves["loss"]] == list(range(1, figures["steps"] + 1))
+    assert history.curves["held_out/acceptance"][-1][0] == figures["steps"]
+    lines = [line for line in read_jsonl(folder / "metrics.jsonl") if "loss" in line and "event" not in line]
+    first = json.loads((folder / ITERATIONS / "00" / "done.json").read_text())["steps"]
+    assert [line["iteration"] for line in lines] == [int(line["step"] > first) for line in lines]
+
+
 def test_training_prompts_hold_the_gold_answer_and_held_out_ones_the_models_own(
     done: tuple[Path, dict[str, Any]],
 ):
@@ -284,7 +301,8 @@ class StoppedError(Exception):
     """In place of a kill."""
 
 
-@pytest.mark.parametrize("after", [2, 5, 7, 9])
+# Sampled; in the first iteration's steps, twice; sampled again; in the second iteration's steps.
+@pytest.mark.parametrize("after", [5, 9, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 7, 13))])
 def test_interrupted_anywhere_it_ends_with_the_same_bits(
     after: int, done: tuple[Path, dict[str, Any]], tmp_path: Path
 ):

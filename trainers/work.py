@@ -25,6 +25,9 @@ def silent(*, done: float, total: float | None, unit: str, **figures: float) -> 
     """Progress that nobody watches."""
 
 
+Log = Callable[[dict[str, Any]], None]
+
+
 @dataclass
 class Work:
     """A folder to write into, and the person who waits."""
@@ -34,7 +37,7 @@ class Work:
     """One line for the person who waits; also written to the stage's log."""
     progress: Progress = silent
     """Where a long piece of work stands, e.g. progress(done=3, total=10, unit="steps", loss=0.7)."""
-    log: Callable[[dict[str, Any]], None] = lambda _: None
+    log: Log = lambda _: None
     """One line of metrics.jsonl."""
     resolved: dict[str, Any] = field(default_factory=dict[str, Any])
     """What each `auto` became; recorded in done.json."""

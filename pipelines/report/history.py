@@ -15,7 +15,7 @@ CLOSING = frozenset(
     {"train_runtime", "train_samples_per_second", "train_steps_per_second", "total_flos", "train_loss"}
 )
 """What transformers logs once, at the end."""
-FRAME = frozenset({"time", "step", "event"})
+FRAME = frozenset({"time", "step", "event", "iteration"})
 MEASURED = "watched"
 """The event whose figures are a curve."""
 LISTED = 3

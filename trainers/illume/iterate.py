@@ -29,7 +29,7 @@ from trainers.illume.tune import Measure, tune
 from trainers.models import Loaded, load_policy
 from trainers.training import ranks
 from trainers.training.loop import MODEL
-from trainers.work import Work
+from trainers.work import Log, Work
 
 __all__ = ["ITERATIONS", "SHAPES", "Loop", "adopt", "illume", "texts_learned"]
 
@@ -64,8 +64,7 @@ def illume(loop: Loop) -> dict[str, Any]:
         previous = loop.folder(k - 1) / MODEL if k else None
         done = _finished(loop.folder(k))
         if done is None:
-            spent = sum(one.judged for one in rounds)
-            done = _iterate(loop, k, previous, accepted, spent)
+            done = _iterate(loop, k, previous, accepted, found)
         accepted = _read_accepted(loop.folder(k))
         judged += read_judged(loop.folder(k))
         found.append(done)
@@ -93,11 +92,12 @@ def illume(loop: Loop) -> dict[str, Any]:
 
 
 def _iterate(
-    loop: Loop, k: int, previous: Path | None, accepted: dict[str, list[Kept]], spent: int
+    loop: Loop, k: int, previous: Path | None, accepted: dict[str, list[Kept]], earlier: list[dict[str, Any]]
 ) -> dict[str, Any]:
     options, folder = loop.options, loop.folder(k)
     folder.mkdir(parents=True, exist_ok=True)
-    work = replace(loop.work, out=folder)
+    work = replace(loop.work, out=folder, log=_after(earlier, loop.work.log))
+    spent = sum(one["judged"] for one in earlier)
     candidates = draw(loop, k, str(previous) if previous else loop.start, folder, work)
     judged = judge_all(loop, k, candidates, folder, spent)
     texts = options.placebo_texts[k] if options.placebo_texts is not None else None
@@ -152,6 +152,17 @@ def _iterate(
     _write_json(folder / DONE, figures)
     shutil.rmtree(work.scratch, ignore_errors=True)
     return figures
+
+
+def _after(earlier: list[dict[str, Any]], log: Log) -> Log:
+    """Lines of metrics.jsonl that count steps over all iterations: each trainer begins at 0."""
+    steps = sum(one["steps"] for one in earlier)
+
+    def counted(line: dict[str, Any]) -> None:
+        step = {"step": steps + line["step"]} if "step" in line else {}
+        log({**line, "iteration": len(earlier), **step})
+
+    return counted
 
 
 def _check_apart(loop: Loop) -> None:
