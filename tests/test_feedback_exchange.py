@@ -137,6 +137,31 @@ def test_pairs_become_items(sqlite: Store, tmp_path: Path) -> None:
     assert (other.prompt, other.texts) == (talk, ["x", "y"])
 
 
+def test_pairs_that_were_exported_come_back(sqlite: Store, tmp_path: Path) -> None:
+    """Three candidates make several pairs of one id, and an edit one more."""
+    stage = create_stage(sqlite, "stage", StageSettings(kinds=EVERY))
+    wrote = {"text": "better than b", "candidate": 1}
+    said = {"person": "Ada", "kind": "rank", "choice": [1, 2, 3], "edit": wrote, "at": 1.0}
+    row = {"id": "q", "prompt": "p", "candidates": ["a", "b", "c"], "votes": [said]}
+    import_jsonl(sqlite, stage.id, a_file(tmp_path, [row]))
+    pairs = list(preference_pairs(judgements(sqlite, stage.id)))
+    assert sorted((one["chosen"], one["rejected"]) for one in pairs) == [
+        ("a", "b"),
+        ("a", "c"),
+        ("b", "c"),
+        ("better than b", "b"),
+    ]
+    again = create_stage(sqlite, "again")
+    file = a_file(tmp_path, pairs, "pairs.jsonl")
+    assert import_jsonl(sqlite, again.id, file).items == 4
+    items = judgements(sqlite, again.id).items
+    assert [item.key for item in items] == ["q", "q/2", "q/3", "q/4"]
+    assert [item.texts for item in items] == [[one["chosen"], one["rejected"]] for one in pairs]
+    third = create_stage(sqlite, "third")
+    with pytest.raises(UserError, match="the id 'q' is already at .*:1"):
+        import_jsonl(sqlite, third.id, a_file(tmp_path, [pairs[0], pairs[0]], "twice.jsonl"))
+
+
 DEEP = '{"id": "d", "prompt": "p", "candidates": ["a"], "x": ' + "[" * 5000 + "]" * 5000 + "}"
 LESS_DEEP = '{"id": "d", "prompt": "p", "candidates": ["a"], "x": ' + "[" * 50 + "]" * 50 + "}"
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import sqlalchemy as sa
@@ -51,16 +51,23 @@ class _Given:
 
 
 def import_rows(store: Store, stage_id: int, rows: Iterable[Placed], *, now: float | None = None) -> Imported:
-    """Store all rows or, if one is wrong, none: the error names its place. Duplicates are errors."""
+    """Store all rows or, if one is wrong, none: the error names its place. Duplicates are errors.
+
+    Several pairs of one prompt, as an export of pairs has them, share an id: from the second on they are called `id/2`…
+    """
     now = time.time() if now is None else now
     places: dict[str, str] = {}
     new: list[NewItem] = []
     given: dict[str, list[_Given]] = {}
+    of_pairs: dict[str, list[frozenset[str]]] = {}
     settings = get_stage(store, stage_id).settings
     for where, row in rows:
         row = dict(row)
         brought = row.pop("votes", None)
+        paired = "candidates" not in row
         item = check_item(_without_pair(row, where), where)
+        if paired:
+            item = _another_pair(item, of_pairs)
         if item.key in places:
             raise DataError(
                 f"the id {item.key!r} is already at {places[item.key]}",
@@ -135,6 +142,16 @@ def _without_pair(row: dict[str, Any], where: str) -> dict[str, Any]:
     if "id" not in row:
         row["id"] = f"row {where.rsplit(':', 1)[-1].removeprefix('row ')}"
     return {**row, "candidates": texts}
+
+
+def _another_pair(item: NewItem, known: dict[str, list[frozenset[str]]]) -> NewItem:
+    """Under a key of its own, if its id is that of another pair; `known` are the texts of each id's pairs."""
+    texts = frozenset(one["text"] for one in item.candidates)
+    before = known.setdefault(item.key, [])
+    if texts in before:
+        return item
+    before.append(texts)
+    return item if len(before) == 1 else replace(item, key=f"{item.key}/{len(before)}")
 
 
 def _completion(value: object, name: str, where: str) -> str:
