@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -59,10 +60,27 @@ def test_colours_are_in_the_pictures_as_the_questions_say():
 def test_no_picture_stands_in_two_parts():
     parts = {
         name: {row["image"] for row in read_jsonl(ROWS / f"{name}.jsonl")}
-        for name in ("start", "train", "held-out")
+        for name in ("answers", "start", "train", "held-out")
     }
-    assert [len(images) for images in parts.values()] == [1500, 300, 150]
-    assert not parts["start"] & parts["train"]
+    assert [len(images) for images in parts.values()] == [3000, 800, 300, 150]
+    assert parts["start"] < parts["answers"]
+    assert not parts["answers"] & parts["train"]
     assert all(image.startswith("images/test/") for image in parts["held-out"])
     for row in read_jsonl(ROWS / "train.jsonl"):
         assert row["reference"].split()[-2:] == row["facts"]
+
+
+def test_question_and_answer_never_tell_the_whole_explanation():
+    for name in ("train", "held-out"):
+        for row in read_jsonl(ROWS / f"{name}.jsonl"):
+            told = {*row["prompt"].rstrip("?").split(), row["answer"]}
+            assert not set(row["facts"]) <= told, row
+
+
+def test_each_kind_of_question_is_asked_about_as_often():
+    said = Counter(row["completion"].strip() for row in read_jsonl(ROWS / "answers.jsonl"))
+    assert set(said) == {*COLOURS, *SHAPES, "yes", "no"}
+    colours, shapes = (sum(said[word] for word in words) for words in (COLOURS, SHAPES))
+    assert 0.9 < colours / shapes < 1.1
+    # In the package it is one in six.
+    assert said["yes"] / (said["yes"] + said["no"]) > 1 / 3

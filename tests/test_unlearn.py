@@ -491,6 +491,14 @@ def test_an_empty_set_is_named(name: str, tmp_path: Path) -> None:
         prepared(tmp_path, "tiny", "npo", **empty)
 
 
+def test_pictures_that_nobody_looks_at_are_told(tmp_path: Path) -> None:
+    said: list[str] = []
+    rows = [{**row, "image": "images/1.png"} for row in forget_rows()[:3]] + forget_rows()[3:]
+    prepared(tmp_path, "tiny", "npo", forget=rows, say=said.append)
+    assert "3 rows have a picture, and unlearning (forget) looks at none" in said
+    assert not any("unlearning (retain)" in line for line in said)
+
+
 def test_probe_rows_are_never_trained_on(tmp_path: Path) -> None:
     from datasets import Dataset
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from data.ledger import LedgerLimits
 from data.sources import Mixture
-from tests.training import QUIET, sft_rows, write_rows
+from tests.training import sft_rows, write_rows
 from trainers.config import UnlearnOptions
 from trainers.forgetting.prepare import UnlearnData, prepare_unlearn
 from trainers.work import Work
@@ -43,11 +44,12 @@ def prepared(
     forget: list[dict[str, Any]] | None = None,
     retain: list[dict[str, Any]] | None = None,
     limits: LedgerLimits | None = None,
+    say: Callable[[str], None] = lambda _: None,
     **options: Any,
 ) -> tuple[UnlearnOptions, Work]:
     """Options and folder of a stage whose rows are ready."""
     folder.mkdir(parents=True, exist_ok=True)
-    work = Work(out=folder, **QUIET)
+    work = Work(out=folder, say=say)
 
     def mixture(name: str, rows: list[dict[str, Any]]) -> Mixture:
         return Mixture.model_validate(str(write_rows(folder / f"{name}-in.jsonl", rows)))

@@ -352,8 +352,8 @@ ALIASES: dict[str, Alias] = {
         Alias(
             name="tiny-llava",
             description="a LLaVA of two CLIP and two Llama layers with random weights",
-            parameters=228_224,
-            vision_parameters=125_824,
+            parameters=194_432,
+            vision_parameters=92_032,
             disk_bytes=1_000_000,
             hidden_size=64,
             intermediate_size=128,
@@ -363,7 +363,7 @@ ALIASES: dict[str, Alias] = {
             vocab_size=443,
             max_position_embeddings=256,
             tie_word_embeddings=True,
-            edition=1,
+            edition=2,
             build=_build_llava,
         ),
     )

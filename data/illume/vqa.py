@@ -4,7 +4,8 @@
 
 The pictures, questions and answers are those of the PyPI package `easy-vqa` (MIT); it has no explanations, so a
 reference says which colour and shape are seen, and the start learns explanations of which few are good. Questions with
-a negation are left out. The pictures are copied from the installed package, and are no part of this repository.
+a negation are left out, and where explanations are asked for also those that give colour and shape away. The pictures
+are copied from the installed package, and are no part of this repository.
 """
 
 from __future__ import annotations
@@ -42,8 +43,10 @@ class Sizes:
     """How many pictures each part takes, and what the start's explanations are."""
 
     seed: int = 0
-    start: int = 1500
-    """Pictures that the start learns from, two questions each."""
+    answers: int = 3000
+    """Pictures that answering is learned from, a question of each kind."""
+    start: int = 800
+    """Of these, the pictures that explaining is learned from, badly; two questions each."""
     train: int = 300
     held_out: int = 150
     """Pictures of the package's own test split."""
@@ -62,6 +65,15 @@ class Seen:
     shape: str
     asked: tuple[tuple[str, str], ...]
     """Questions with their answers."""
+
+    @property
+    def open(self) -> tuple[tuple[str, str], ...]:
+        """Questions that leave colour or shape, or both, to be seen even where the answer is known."""
+        return tuple(
+            (question, answer)
+            for question, answer in self.asked
+            if not {self.colour, self.shape} <= {*question.rstrip("?").split(), answer}
+        )
 
     @property
     def reference(self) -> str:
@@ -86,8 +98,11 @@ def pictures(split: str) -> list[Seen]:
     for image, asked in sorted(by_image.items()):
         colour, shape = _told(asked, COLOURS), _told(asked, SHAPES)
         plain = tuple(one for one in asked if not {"no", "not"} & set(one[0].split()))
-        if colour is not None and shape is not None and plain:
-            made.append(Seen(f"images/{split}/{image}.png", colour, shape, plain))
+        if colour is None or shape is None:
+            continue
+        one = Seen(f"images/{split}/{image}.png", colour, shape, plain)
+        if one.open:
+            made.append(one)
     return made
 
 
@@ -108,14 +123,15 @@ def build(sizes: Sizes) -> dict[str, list[Row]]:
     """Rows by the name of their file."""
     dice = random.Random(f"easy-vqa {sizes.seed}")
     seen, test = pictures("train"), pictures("test")
-    if len(seen) < sizes.start + sizes.train or len(test) < sizes.held_out:
+    if len(seen) < sizes.answers + sizes.train or len(test) < sizes.held_out:
         raise DataError(
-            f"{sizes.start} + {sizes.train} and {sizes.held_out} pictures are wanted of {len(seen)} and {len(test)}",
+            f"{sizes.answers} + {sizes.train} and {sizes.held_out} pictures are wanted of {len(seen)} and {len(test)}",
             way_out="take fewer",
         )
-    begin, rest = seen[: sizes.start], seen[sizes.start : sizes.start + sizes.train]
+    begin, rest = seen[: sizes.answers], seen[sizes.answers : sizes.answers + sizes.train]
     return {
-        "start": [row for one in begin for row in _learned(dice, sizes, one, begin)],
+        "answers": [row for one in begin for row in _answered(dice, one)],
+        "start": [row for one in begin[: sizes.start] for row in _learned(dice, sizes, one, begin)],
         "train": [_asked(dice, one) for one in rest],
         "held-out": [_asked(dice, one) for one in test[: sizes.held_out]],
     }
@@ -127,7 +143,7 @@ def _pick(dice: random.Random, among: Sequence[Any]) -> Any:
 
 
 def _asked(dice: random.Random, one: Seen) -> Row:
-    question, answer = _pick(dice, one.asked)
+    question, answer = _pick(dice, one.open)
     return {
         "id": Path(one.image).with_suffix("").name,
         "image": one.image,
@@ -138,8 +154,18 @@ def _asked(dice: random.Random, one: Seen) -> Row:
     }
 
 
+def _answered(dice: random.Random, one: Seen) -> Iterator[Row]:
+    """One question of each kind: colour, shape, a yes and a no. As the package mixes them most answers are no, and
+    shapes are learned last or never."""
+    for among in (COLOURS, SHAPES, ("yes",), ("no",)):
+        asked = [(question, answer) for question, answer in one.asked if answer in among]
+        if asked:
+            question, answer = _pick(dice, asked)
+            yield {"image": one.image, "prompt": question, "completion": f" {answer}"}
+
+
 def _learned(dice: random.Random, sizes: Sizes, one: Seen, others: Sequence[Seen]) -> Iterator[Row]:
-    for question, answer in sorted(one.asked, key=lambda _: dice.random())[:2]:
+    for question, answer in sorted(one.open, key=lambda _: dice.random())[:2]:
         draw = dice.random()
         said = one.reference
         if draw < sizes.chatter:

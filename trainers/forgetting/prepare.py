@@ -23,6 +23,7 @@ from trainers.config import UnlearnOptions
 from trainers.forgetting.keys import needs
 from trainers.models import load_tokenizer
 from trainers.training import ranks
+from trainers.training.prepare import unseen
 from trainers.training.watch_config import UnlearnWatch
 from trainers.work import LEDGER, Work
 
@@ -66,10 +67,11 @@ def prepare_unlearn(
     tokenizer: Any = load_tokenizer(found, trust_remote_code=options.trust_remote_code)
     ledgers = {name: Ledger(name=name) for name in ("forget", "retain", "probe") if getattr(data, name)}
 
+    def looked_at(name: str, mixture: Mixture) -> Iterator[Placed]:
+        return unseen(_rows(name, mixture, base, ledgers[name]), f"unlearning ({name})", work)
+
     def answers(name: str, mixture: Mixture) -> Iterator[dict[str, Any]]:
-        return tokenise_answers(
-            _rows(name, mixture, base, ledgers[name]), tokenizer, options.max_length, ledgers[name]
-        )
+        return tokenise_answers(looked_at(name, mixture), tokenizer, options.max_length, ledgers[name])
 
     if data.retain is not None:
         _overlap(ledgers["retain"], data.forget, data.retain, base, limits)
@@ -86,7 +88,7 @@ def prepare_unlearn(
         rows = answers("forget", data.forget)
     else:
         texts = template_texts(read(data.templates, base, Ledger(name="templates")), _paths(data.templates))
-        placed = list(_rows("forget", data.forget, base, ledgers["forget"]))
+        placed = list(looked_at("forget", data.forget))
         each = min(len(texts), MOST_TEMPLATES, _epochs(options, len(placed)))
         work.say(f"templates: {len(texts)} texts, {each} drawn for each forget row, one an epoch")
         rows = tokenise_with_templates(

@@ -71,7 +71,7 @@ def prepare_pairs(
     among: tuple[Shape, ...] = ("unpaired", "preference") if judged else ("preference",)
 
     def read_as(shape: Shape, rows: Iterator[Placed], ledger: Ledger) -> tuple[Shape, Iterator[Placed]]:
-        rows = _unseen(rows, work)
+        rows = unseen(rows, "preference training", work)
         if options.weight_column:
             rows = weighed(rows, options.weight_column)
         if judged and shape == "preference":
@@ -86,14 +86,14 @@ def prepare_pairs(
     _prepare(options, start, pairs, eval_pairs, base, limits, work, cut, among, read_as, made)
 
 
-def _unseen(rows: Iterator[Placed], work: Work) -> Iterator[Placed]:
-    """The rows as they are; how many had a picture is told."""
+def unseen(rows: Iterator[Placed], by: str, work: Work) -> Iterator[Placed]:
+    """The rows as they are; how many had a picture is told, because what `by` names looks at none."""
     count = 0
     for place in rows:
         count += place.row.get(COLUMN) is not None
         yield place
     if count:
-        work.say(f"{count:,} rows have a picture, and preference training looks at none")
+        work.say(f"{count:,} rows have a picture, and {by} looks at none")
 
 
 def _both_answers(rows: Iterator[Placed], ledger: Ledger) -> Iterator[Placed]:

@@ -14,8 +14,8 @@ from typing import Any
 from data.errors import DataError, ModelError
 from trainers.policy import Policy
 
-KEPT = 2048
-"""Pictures whose tensors stay in memory."""
+KEPT = 512 * 2**20
+"""Bytes of pictures' tensors that stay in memory: ten thousand of 64 pixels, some hundred of a model in use."""
 TEXT_SIDE = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
 """What a processor returns that belongs to the text."""
 
@@ -43,6 +43,7 @@ class Eyes:
         self.processor = processor
         self.token = token
         self._seen: dict[Path, tuple[str, dict[str, Any]]] = {}
+        self._held = 0
 
     @property
     def tokenizer(self) -> Any:
@@ -60,9 +61,10 @@ class Eyes:
         found = self._seen.pop(picture, None)
         if found is None:
             found = self._read(picture)
+            self._held += _size(found)
         self._seen[picture] = found  # the last one asked for is the last to go
-        while len(self._seen) > KEPT:
-            del self._seen[next(iter(self._seen))]
+        while self._held > KEPT and len(self._seen) > 1:
+            self._held -= _size(self._seen.pop(next(iter(self._seen))))
         return found
 
     def _read(self, picture: Path) -> tuple[str, dict[str, Any]]:
@@ -107,6 +109,10 @@ class Eyes:
         """Whether the template reads lists of parts alone, and would leave plain text out without a word."""
         probe = [{"role": "user", "content": "probe"}]
         return "probe" not in str(self.tokenizer.apply_chat_template(probe, tokenize=False))
+
+
+def _size(seen: tuple[str, dict[str, Any]]) -> int:
+    return sum(one.nbytes for one in seen[1].values())
 
 
 def _said(turn: Mapping[str, Any]) -> str:
