@@ -123,6 +123,19 @@ def fetch(recipe: RecipeFile, overrides: Overrides = None) -> None:
 
 
 @app.command()
+def prune(
+    keep: Annotated[
+        str, typer.Option("--keep", metavar="SIZE", help="How much may stay, as in 2GB.")
+    ] = "2GB",
+    runs_dir: RunsDir = RUNS,
+) -> None:
+    """Remove stored reference log-probabilities that were not used for longest; they can be measured again."""
+    from pipelines.pruning import prune_runs
+
+    prune_runs(runs_dir, keep, print)
+
+
+@app.command()
 def submit(
     recipe: RecipeFile,
     overrides: Overrides = None,

@@ -34,7 +34,7 @@ finally:
 VERBS = [
     ("--help",), ("--version",), ("validate", "demo.yaml"), ("validate", "--schema"), ("plan", "demo.yaml"),
     ("status", "demo"), ("status", "demo", "--json"), ("run", "--help"), ("submit", "--help"), ("report", "demo"),
-    ("import", "--help"), ("export", "--help"), ("card", "--help"),
+    ("import", "--help"), ("export", "--help"), ("card", "--help"), ("prune", "--help"),
 ]  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+REFERENCES = "references"
 SCRATCH = "scratch"
 """Folder for what only an unfinished stage needs: tokenised rows, reference values, checkpoints."""
 
@@ -48,7 +49,7 @@ class Work:
     @property
     def references(self) -> Path:
         """Reference log-probabilities, by content; it can be removed at any time, and costs measuring them again."""
-        return (self.store or self.scratch) / "references"
+        return (self.store or self.scratch) / REFERENCES
 
     @property
     def scratch(self) -> Path:
