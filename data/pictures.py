@@ -10,6 +10,14 @@ from typing import Any
 from data.errors import DataError
 
 COLUMN = "image"
+LARGEST = 32 * 2**20
+# What a browser may be told, by the first bytes. SVG is left out: it is a document that can hold scripts.
+SIGNS = (
+    (b"\x89PNG\r\n\x1a\n", "image/png"),
+    (b"\xff\xd8\xff", "image/jpeg"),
+    (b"GIF87a", "image/gif"),
+    (b"GIF89a", "image/gif"),
+)
 
 
 def find(folder: Path, name: str) -> Path:
@@ -52,3 +60,18 @@ def picture_of(row: Mapping[str, Any], where: str) -> Path | None:
         return find(file.absolute().parent, name)
     except DataError as fault:
         raise DataError(f"{fault.what}: {name}", where=where, way_out=fault.way_out) from fault
+
+
+def read_picture(folder: Path, name: str, largest: int = LARGEST) -> tuple[bytes, str]:
+    """The picture and its type, which is taken from the bytes and not from the name."""
+    path = find(folder, name)
+    with path.open("rb") as file:
+        data = file.read(largest + 1)
+    if len(data) > largest:
+        raise DataError(f"the image is larger than {largest} bytes", where=name, way_out="make it smaller")
+    kind = next((kind for sign, kind in SIGNS if data.startswith(sign)), None)
+    if kind is None and data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        kind = "image/webp"
+    if kind is None:
+        raise DataError("the file is no PNG, JPEG, GIF or WebP", where=name, way_out="convert it")
+    return data, kind

@@ -160,10 +160,10 @@ def bring(
     database: Database = None,
 ) -> None:
     """Import items, with the votes they may bring: all or none. Makes the stage where there is none."""
+    from data.feedback.images import check_images
     from data.feedback.places import place_of
     from data.feedback.stages import create_stage, drop_empty, get_stage, list_stages
     from data.feedback.store import Store
-    from data.feedback.web.images import check_images
 
     place = place_of(folder, database)
     asked = _settings(settings)

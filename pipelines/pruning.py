@@ -8,7 +8,7 @@ from pathlib import Path
 
 from data.errors import RunError
 from pipelines.attempt import STORE
-from pipelines.summary import plural
+from pipelines.summary import plural, size
 from trainers.store.folders import prune, size_on_disk
 from trainers.work import REFERENCES
 
@@ -22,7 +22,7 @@ def prune_runs(runs_dir: Path, keep: str, show: Show) -> None:
 
     What was paid for (rationales, a reader's replies) stays, whatever its size.
     """
-    limit, store = size(keep), runs_dir / STORE
+    limit, store = bytes_of(keep), runs_dir / STORE
     if not store.is_dir():
         raise RunError(
             "nothing is kept here to be used again",
@@ -34,19 +34,19 @@ def prune_runs(runs_dir: Path, keep: str, show: Show) -> None:
     removed = prune(references, limit) if references.is_dir() else []
     after = size_on_disk(references)
     show(
-        f"{references}: {plural(len(removed), 'folder')} removed, {shown(before)} -> {shown(after)}"
+        f"{references}: {plural(len(removed), 'folder')} removed, {size(before)} -> {size(after)}"
         + (
-            f"; what was used within the hour stays, {shown(after - limit)} above --keep"
+            f"; what was used within the hour stays, {size(after - limit)} above --keep"
             if after > limit
             else ""
         )
     )
     for other in sorted(store.iterdir()):
         if other.is_dir() and other != references:
-            show(f"{other}: {shown(size_on_disk(other))}, never removed by this: it was paid for")
+            show(f"{other}: {size(size_on_disk(other))}, never removed by this: it was paid for")
 
 
-def size(text: str) -> int:
+def bytes_of(text: str) -> int:
     """`2GB`, `500M`, `0` as bytes; a kilobyte has a thousand."""
     found = SIZE.fullmatch(text)
     if found is None:
@@ -54,8 +54,3 @@ def size(text: str) -> int:
             f"--keep {text} is no size", way_out="Write a number with MB, GB or TB, as in --keep 2GB."
         )
     return int(float(found[1]) * UNITS[found[2].upper()])
-
-
-def shown(number: int) -> str:
-    unit = next(name for name, one in reversed(UNITS.items()) if number >= one or one == 1)
-    return f"{number / UNITS[unit]:.3g} {unit}B"

@@ -67,6 +67,15 @@ def plural(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
+def size(count: float) -> str:
+    """`4.7 GB`."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit != "MB" else f"{count:.0f} MB"
+        count /= 1000
+    return f"{count:.1f} GB"
+
+
 def ago(moment: str) -> str:
     """`3 min ago`."""
     try:

@@ -158,7 +158,7 @@ def test_pairs_that_were_exported_come_back(sqlite: Store, tmp_path: Path) -> No
     assert [item.key for item in items] == ["q", "q/2", "q/3", "q/4"]
     assert [item.texts for item in items] == [[one["chosen"], one["rejected"]] for one in pairs]
     third = create_stage(sqlite, "third")
-    with pytest.raises(UserError, match="the id 'q' is already at .*:1"):
+    with pytest.raises(UserError, match=r"the id 'q' is already at .*:1"):
         import_jsonl(sqlite, third.id, a_file(tmp_path, [pairs[0], pairs[0]], "twice.jsonl"))
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import httpx
 import pytest
 
+from data import pictures
 from data.errors import DataError
 from data.feedback import tables
 from data.feedback.history import history
@@ -28,7 +29,7 @@ from data.feedback.places import place_of
 from data.feedback.roster import bar
 from data.feedback.stages import Stage, StageSettings, create_stage, set_state
 from data.feedback.store import Store
-from data.feedback.web import images
+from data.feedback.web import app as web_app
 from data.feedback.web.app import FILES, Served, create_app
 from data.feedback.web.bodies import VoteIn
 from data.feedback.web.guard import DOOR, HEADERS, LARGEST_BODY, Pace, csrf_token
@@ -327,7 +328,7 @@ def test_every_answer_carries_the_headers(site: Site) -> None:
 
 
 def test_the_pages_hold_no_inline_code_and_ask_nobody_else() -> None:
-    folder = Path(images.__file__).parent / "page"
+    folder = Path(web_app.__file__).parent / "page"
     assert {path.name for path in folder.iterdir()} == {*FILES, "label.html", "lead.html"}
     for name in ("label.html", "lead.html"):
         text = (folder / name).read_text()
@@ -544,9 +545,9 @@ def test_images_are_known_by_their_first_bytes(tmp_path: Path) -> None:
     kinds = {"png": PNG, "jpeg": b"\xff\xd8\xff\xe0", "gif": b"GIF89a..", "webp": b"RIFF0000WEBPVP8 "}
     for kind, data in kinds.items():
         (tmp_path / "x").write_bytes(data)
-        assert images.read(tmp_path, "x") == (data, f"image/{kind}")
+        assert pictures.read_picture(tmp_path, "x") == (data, f"image/{kind}")
     with pytest.raises(DataError, match="not a file in the folder"):
-        images.find(tmp_path, "../x")
+        pictures.find(tmp_path, "../x")
 
 
 # ---- nothing lost, nothing doubled

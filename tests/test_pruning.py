@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from data.errors import RunError
-from pipelines.pruning import prune_runs, shown, size
+from pipelines.pruning import bytes_of, prune_runs
+from pipelines.summary import size
 from tests.handmade import environment
 from trainers.store.folders import size_on_disk
 from trainers.store.tokens import TokenStore
@@ -41,23 +42,22 @@ def test_the_longest_unused_goes_first_and_what_was_paid_for_stays(runs: Path) -
     said: list[str] = []
     prune_runs(runs, str(2 * each), said.append)
     assert said == [
-        f"{references}: 1 folder removed, {shown(3 * each)} -> {shown(2 * each)}",
+        f"{references}: 1 folder removed, {size(3 * each)} -> {size(2 * each)}",
         f"{runs / '.store' / 'rationales'}: 5 MB, never removed by this: it was paid for",
     ]
     assert size_on_disk(references) == 2 * each
     said.clear()
     prune_runs(runs, "0", said.append)
-    assert said[0].endswith(f"what was used within the hour stays, {shown(each)} above --keep")
+    assert said[0].endswith(f"what was used within the hour stays, {size(each)} above --keep")
     assert size_on_disk(references) == each
     assert (runs / ".store" / "rationales" / "asked.jsonl").stat().st_size == 5_000_000
 
 
 def test_sizes_are_read_and_written() -> None:
     given = ("0", "2GB", "500M", "1.5 tb", "12")
-    assert [size(text) for text in given] == [0, 2 * 10**9, 500 * 10**6, 15 * 10**11, 12]
-    assert [shown(number) for number in (0, 999, 1500, 2 * 10**9)] == ["0 B", "999 B", "1.5 KB", "2 GB"]
+    assert [bytes_of(text) for text in given] == [0, 2 * 10**9, 500 * 10**6, 15 * 10**11, 12]
     with pytest.raises(RunError, match="--keep lots is no size"):
-        size("lots")
+        bytes_of("lots")
 
 
 def test_the_command(runs: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,11 @@ from pipelines.report.forgotten import forgotten
 from pipelines.report.gather import Recorded, RunRecord
 from pipelines.report.reranked import reranked
 from pipelines.report.results import results
+from pipelines.report.samples import LARGEST_PICTURE, card, picture
 from tests.report_runs import jsonl
 from tests.test_report import Parsed
+
+PNG = b"\x89PNG\r\n\x1a\n" + b"picture"
 
 
 def stage(folder: Path, name: str, kind: str, config: dict[str, Any], metrics: dict[str, Any]) -> Recorded:
@@ -82,6 +87,19 @@ def test_illume_shows_acceptance_by_iteration_and_what_is_explained(tmp_path: Pa
     assert "1 taken 48 36 0.75" in found.text
     assert "of noise" in found.text
     assert "the bell is struck" in found.text
+
+
+def test_a_prompts_picture_is_within_the_page(tmp_path: Path) -> None:
+    (tmp_path / "x.png").write_bytes(PNG)
+    (tmp_path / "large.png").write_bytes(PNG + bytes(LARGEST_PICTURE))
+    (tmp_path / "x.svg").write_text("<svg onload='alert(1)'/>")
+    coded = b64encode(PNG).decode()
+    assert picture(tmp_path, "x.png") == f'<img alt="the picture x.png" src="data:image/png;base64,{coded}">'
+    for name in ("large.png", "x.svg", "absent.png", "../outside.png", '"><script>'):
+        assert picture(tmp_path, name) == f'<p class="right">with the picture {escape(name)}</p>'
+    assert picture(tmp_path, None) == ""
+    shown_card = card("What?", {"before": ("a", None)}, picture=picture(tmp_path, "x.png"))
+    assert coded in shown_card
 
 
 def test_people_are_shown_with_their_agreement(tmp_path: Path) -> None:

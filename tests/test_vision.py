@@ -296,6 +296,8 @@ def test_the_loop_explains_pictures_and_its_rows_keep_them(
     # The third colour was learned, and is what the model itself answers for the held-out picture.
     assert told["answer_accuracy"] == 1.0
     assert told["samples"][0]["prompt"] == "what color is it? green because"
+    assert told["samples"][0]["image"] == "images/green.png"
+    assert (tmp_path / "images" / "green.png").is_file()
     names = weights(tmp_path / "model")
     assert all("lora_" in name for name in names) == use_peft
     loaded = load_policy(str(tmp_path / "model"), None, quiet(tmp_path / "again"))

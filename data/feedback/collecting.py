@@ -23,9 +23,9 @@ from data.feedback.results import Judgements, judged_records, judgements, prefer
 from data.feedback.stages import set_state
 from data.feedback.stopping import wanting
 from data.feedback.summary import alphas
-from data.feedback.web.images import find
 from data.jsonl import write_jsonl_atomic
 from data.judging import JUDGED, ROUNDING, read_candidates
+from data.pictures import find
 
 VOTES = "votes.jsonl"
 Pairing = Literal["best_worst", "all"]

@@ -8,8 +8,8 @@ from html import escape
 from typing import Any
 
 from pipelines.report.gather import RunRecord, mapping
-from pipelines.report.markup import code, facts, folded, part, size, table
-from pipelines.summary import figure
+from pipelines.report.markup import code, facts, folded, part, table
+from pipelines.summary import figure, size
 
 
 def chosen(run: RunRecord) -> str:

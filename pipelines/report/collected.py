@@ -6,14 +6,16 @@ from collections import Counter
 from collections.abc import Mapping
 from html import escape
 from itertools import islice
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from data.pictures import COLUMN
 from pipelines.report.charts import Curve, line_chart
 from pipelines.report.gather import Recorded, RunRecord, listing, mapping, rows, values
 from pipelines.report.history import number_of
 from pipelines.report.markup import number, part, percent, table, tiles
-from pipelines.report.samples import card
+from pipelines.report.samples import card, picture
 
 READ = 20_000
 BINS = 10
@@ -161,7 +163,9 @@ def _illume(stage: Recorded, faults: list[str]) -> str:
     hint = "The model explains, a critic or people accept what fits, the model learns it, and again."
     if stop:
         hint += f" It stopped: {escape(str(stop))}."
-    return part(stage.name, body + table(heads, lines, kind="figures") + _explained(base, found), hint)
+    return part(
+        stage.name, body + table(heads, lines, kind="figures") + _explained(stage.folder, base, found), hint
+    )
 
 
 _HELD = ("acceptance", "second", "answer_accuracy")
@@ -200,7 +204,7 @@ def _covered(found: list[Mapping[str, Any]]) -> str:
     return line_chart("What there is to learn from", lines, x_label="iterations learned", whole=(0.0, 0.0))
 
 
-def _explained(base: Mapping[str, Any], found: list[Mapping[str, Any]]) -> str:
+def _explained(folder: Path, base: Mapping[str, Any], found: list[Mapping[str, Any]]) -> str:
     """Explanations of held-out prompts, before and after each iteration."""
     steps = {"before": base} | {
         f"iteration {one.get('iteration')}": mapping(one.get("held_out")) for one in found
@@ -221,6 +225,7 @@ def _explained(base: Mapping[str, Any], found: list[Mapping[str, Any]]) -> str:
                 for label, samples in told.items()
                 if i < len(samples)
             },
+            picture=picture(folder, last[i].get(COLUMN)),
         )
         for i in range(len(last))
     ]

@@ -123,15 +123,6 @@ def percent(share: float) -> str:
     return f"{share:.1%}".replace("%", " %") if close else f"{share:.0%}".replace("%", " %")
 
 
-def size(count: float) -> str:
-    """`4.7 GB`."""
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit != "MB" else f"{count:.0f} MB"
-        count /= 1000
-    return f"{count:.1f} GB"
-
-
 def asked(prompt: Any) -> str:
     """A prompt as one text: the conversation's turns with who speaks, where there are several."""
     if isinstance(prompt, str):

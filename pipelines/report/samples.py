@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import re
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from difflib import SequenceMatcher
 from html import escape
+from pathlib import Path
 from typing import Any, cast
 
+from data.errors import DataError
+from data.pictures import read_picture
 from pipelines.report.markup import asked, clipped, number
 
 MOST = 1200
 """Characters of a text that are shown."""
+LARGEST_PICTURE = 200_000
+"""Bytes of a picture that the page carries along."""
 VARIED = 0.12
 """The share of different words below which a text repeats itself, and comparing would take long and mark noise."""
 ALIKE = 0.3
@@ -57,8 +63,12 @@ def card(
     tag: str = "",
     right: str = "",
     compare: bool = True,
+    picture: str = "",
 ) -> str:
-    """One prompt and what each said to it, each compared with the one before it. `tag` and `right` are plain text."""
+    """One prompt and what each said to it, each compared with the one before it.
+
+    `tag` and `right` are plain text, `picture` is what `picture()` makes of a file.
+    """
     columns: list[str] = []
     before: str | None = None
     for label, (text, score) in answers.items():
@@ -72,9 +82,21 @@ def card(
     word = f'<span class="tag">{escape(tag)}</span>' if tag else ""
     gold = f'<p class="right">right: {escape(right)}</p>' if right else ""
     return (
-        f'<article class="sample"><div class="asked">{word}{_prompt(prompt)}{gold}</div>'
+        f'<article class="sample"><div class="asked">{word}{picture}{_prompt(prompt)}{gold}</div>'
         f'<div class="columns{" many" if len(columns) > 5 else ""}">{"".join(columns)}</div></article>'
     )
+
+
+def picture(folder: Path, name: object) -> str:
+    """A prompt's picture within the page; its name where it is not in the folder, or too large to carry along."""
+    if not isinstance(name, str):
+        return ""
+    try:
+        content, kind = read_picture(folder, name, LARGEST_PICTURE)
+    except (DataError, OSError):
+        return f'<p class="right">with the picture {escape(name)}</p>'
+    coded = b64encode(content).decode()
+    return f'<img alt="the picture {escape(name)}" src="data:{kind};base64,{coded}">'
 
 
 def _prompt(prompt: Any) -> str:

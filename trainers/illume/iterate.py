@@ -24,7 +24,7 @@ from trainers.config import ModelOptions
 from trainers.fingerprint import only
 from trainers.illume.candidates import ITERATIONS, Loop, draw, judge_all, read_judged
 from trainers.illume.config import IllumeOptions
-from trainers.illume.measure import measure
+from trainers.illume.measure import SAMPLES, measure
 from trainers.illume.tune import Measure, tune
 from trainers.models import Loaded, load_policy
 from trainers.training import ranks
@@ -265,8 +265,8 @@ def _write_rows(loop: Loop, accepted: dict[str, list[Kept]], judged: Sequence[Ju
     for name, rows in zip(SHAPES.values(), made, strict=True):
         write_jsonl_atomic(loop.work.out / name, rows)
     write_jsonl_atomic(loop.work.out / "judged.jsonl", (one.to_row() for one in judged))
-    # A row's picture lies below the folder of the row: so do those of the rows that were just written.
-    for item in loop.items.values():
+    # A row's picture lies below the folder of the row: so do those of the rows that were just written, and of samples.
+    for item in [*loop.items.values(), *loop.held_out[:SAMPLES]]:
         if item.picture is not None:
             copy = loop.work.out / str(item.row[COLUMN])
             copy.parent.mkdir(parents=True, exist_ok=True)

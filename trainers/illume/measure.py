@@ -11,12 +11,16 @@ from data.illume.critic import Rule
 from data.illume.items import Item, answer_is_right
 from data.illume.loop import derived_seed
 from data.illume.verdicts import by_rule
+from data.pictures import COLUMN
 from trainers.config import SamplingOptions
 from trainers.illume.config import IllumeOptions
 from trainers.models import Loaded
 from trainers.sampling.generate import Answer, generate
 from trainers.sampling.prompts import context_of, tokens_of
 from trainers.work import Work
+
+SAMPLES = 3
+"""Held-out prompts whose explanations are kept to be looked at."""
 
 
 def measure(
@@ -63,8 +67,9 @@ def measure(
             "prompt": prompts[item.key],
             "explanation": said[item.key][0],
             "accepted": verdicts[item.key][0].accepted,
+            **({} if item.picture is None else {COLUMN: item.row[COLUMN]}),
         }
-        for item in items[:3]
+        for item in items[:SAMPLES]
     ]
     return figures
 

@@ -28,9 +28,10 @@ from data.feedback.stages import get_stage
 from data.feedback.store import Store
 from data.feedback.tables import items, stages, votes
 from data.feedback.votes import LeaseLostError, Receipt, VoteConflictError, retract, submit, submit_and_next
-from data.feedback.web import images, lead
+from data.feedback.web import lead
 from data.feedback.web.bodies import HoldIn, NextIn, Nothing, UndoIn, VoteIn
 from data.feedback.web.guard import Guard, Pace, cookie_name, csrf_token, person_of, told
+from data.pictures import read_picture
 
 FILES = {
     "style.css": "text/css",
@@ -137,7 +138,7 @@ def _pages(app: FastAPI, place: Served, cookie: str) -> None:
         if name is None:
             return told(404, "unknown", "the item has no image")
         try:
-            data, kind = images.read(place.images, name)
+            data, kind = read_picture(place.images, name)
         except DataError as fault:
             return told(404, "no_image", fault.what)
         headers = {"cache-control": "private, max-age=3600", "content-disposition": "inline"}
