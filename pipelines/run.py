@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from data.errors import DataError, RunError, UserError
-from data.jsonl import append_jsonl, replacing
+from data.errors import DataError, RunError
+from data.jsonl import replacing
 from pipelines import lock, progress, state
+from pipelines.closing import keep_command, write_report
 from pipelines.launch import Ended, launch
 from pipelines.plan import Planned, dependents, plan, ready
 from pipelines.recipe import Recipe, load, to_json
@@ -102,20 +103,7 @@ def _locked(
     finally:
         held.release()
         if begun:
-            _report(run_dir, show, notice)
-
-
-def _report(run_dir: Path, show: Show, notice: Show) -> None:
-    """What happened as a page, and a card beside each final model. What cannot be written is told and fails no run."""
-    from pipelines.card.writing import write_cards
-    from pipelines.report.page import write
-
-    try:
-        show(f"report: {write(run_dir)}")
-        for card in write_cards(run_dir):
-            show(f"card: {card}")
-    except UserError as fault:
-        notice(f"the report was not written: {fault}")
+            write_report(run_dir, show, notice)
 
 
 def known_stage(recipe: Recipe, option: str, name: str | None) -> None:
@@ -244,15 +232,6 @@ def set_aside(run_dir: Path, name: str, show: Show) -> None:
             way_out="Mend the folder's permissions.",
         ) from fault
     show(f"{name}: set aside as {target}")
-
-
-def keep_command(run_dir: Path, command: str) -> None:
-    """One line for every command that worked on the run, so that it can be done again."""
-    row = {"time": state.now(), "command": command, "cwd": str(Path.cwd())}
-    try:
-        append_jsonl(run_dir / state.COMMANDS, [row])
-    except DataError as fault:
-        raise RunError(fault.what, where=fault.where, way_out=fault.way_out) from fault
 
 
 def snapshot(recipe: Recipe, run_dir: Path) -> None:

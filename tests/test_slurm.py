@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from data.jsonl import read_jsonl
 from pipelines import state
 from pipelines.cluster import records as job_records
 from tests.handmade import (
@@ -70,6 +72,12 @@ def test_a_chain_runs_in_order_and_is_not_run_again(tmp_path: Path, cluster: Clu
     assert pick.finished < dpo.started
     text = status(recipe, cluster)
     assert row(text, "dpo")[:4] == ["dpo", jobs["dpo"], "COMPLETED", "n1"]
+    page = (run / "report.html").read_text()
+    assert dpo.build[:12] in page
+    assert (run / "dpo" / "card.md").is_file()
+    (command,) = read_jsonl(run / state.COMMANDS)
+    assert command["command"].startswith("heliograph submit ")
+    assert command["command"] in html.unescape(page)
     again = heliograph("submit", recipe, "--cluster", site, cwd=tmp_path, env=cluster.env)
     assert "nothing to submit" in again.stdout
 

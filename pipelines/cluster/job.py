@@ -55,6 +55,11 @@ def main(arguments: list[str]) -> int:
         print(error, file=sys.stderr)
         outcome = "failed"
     _say_outcome(run_dir, given.stage, outcome)
+    if outcome != "again" and shards.parsed(given.stage)[1] is None:
+        # In a process of its own: a page that cannot be made must not make a finished stage's job a failed one.
+        subprocess.run(
+            [sys.executable, "-m", "pipelines.closing", str(run_dir)], env=environment(), check=False
+        )
     return EXITS[outcome]
 
 

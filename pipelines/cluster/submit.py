@@ -15,6 +15,7 @@ from typing import Any
 from data.errors import RunError
 from data.jsonl import replacing
 from pipelines import lock, shards, state
+from pipelines.closing import keep_command
 from pipelines.cluster import records as job_records
 from pipelines.cluster.launcher import config_file
 from pipelines.cluster.site import load_cluster
@@ -85,6 +86,7 @@ def submit(request: Request, show: Show, notice: Show) -> dict[str, Any]:
             for name in dependents(recipe, request.from_stage) if request.from_stage else []:
                 set_aside(run_dir, name, show)
             snapshot(recipe, run_dir)
+            keep_command(run_dir, shlex.join(["heliograph", *sys.argv[1:]]))
             _write(chain)
         ids = submit_jobs(
             chain.jobs, site, chain.live, lambda job, number: _record(chain, request, job, number)
