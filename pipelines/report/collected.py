@@ -144,9 +144,12 @@ def _illume(stage: Recorded, faults: list[str]) -> str:
         return ""
     best = stage.metrics.get("chosen_iteration")
     body = f'<div class="charts">{_acceptance(base, found)}{_covered(found)}</div>'
+    measured = [
+        key for key in _HELD if any(key in mapping(one.get("held_out")) for one in found) or key in base
+    ]
     heads = ["iteration", "judged", "accepted", "share", "new", "prompts covered", "explanations learned", "steps",
-             "held out: accepted", "second measure", "right answers"]  # fmt: skip
-    lines = [["before", *["–"] * 7, *(number(base.get(k), 3) for k in _HELD)]] if base else []
+             *(_HELD[key] for key in measured)]  # fmt: skip
+    lines = [["before", *["–"] * 7, *(number(base.get(k), 3) for k in measured)]] if base else []
     for one in found:
         held = mapping(one.get("held_out"))
         mark = ' <span class="tag">taken</span>' if one.get("iteration") == best else ""
@@ -156,7 +159,7 @@ def _illume(stage: Recorded, faults: list[str]) -> str:
                 *(number(one.get(k), 3) for k in ("judged", "accepted", "acceptance", "new", "covered")),
                 number(one.get("explanations")),
                 number(one.get("steps")),
-                *(number(held.get(k), 3) for k in _HELD),
+                *(number(held.get(k), 3) for k in measured),
             ]
         )
     stop = stage.metrics.get("stopped")
@@ -168,7 +171,11 @@ def _illume(stage: Recorded, faults: list[str]) -> str:
     )
 
 
-_HELD = ("acceptance", "second", "answer_accuracy")
+_HELD = {
+    "acceptance": "held out: accepted",
+    "second": "second measure",
+    "answer_accuracy": "right answers",
+}
 
 
 def _acceptance(base: Mapping[str, Any], found: list[Mapping[str, Any]]) -> str:
