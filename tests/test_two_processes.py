@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from data.errors import TrainingError
 from data.ledger import LedgerLimits
 from data.sources import Mixture
+from tests import going_back_together
 from tests.conformance import prepared
 from tests.training import run_sft, weights, write_rows
 from trainers.config import SftOptions
@@ -60,9 +62,9 @@ WITHOUT: set[str] = {"orpo", *SFT}
 """Those that need no reference."""
 
 
-def both(folder: Path, names: list[tuple[str, int]]) -> None:
-    """Train every case as one process and as two, from the same tokenised rows."""
-    jobs: list[dict[str, Any]] = [{"world": world, "stages": []} for world in (1, 2)]
+def both(folder: Path, names: list[tuple[str, int]], *, together: Sequence[dict[str, Any]] = ()) -> None:
+    """Train every case as one process and as two, from the same tokenised rows; stages `together` as two only."""
+    jobs: list[dict[str, Any]] = [{"world": 1, "stages": []}, {"world": 2, "stages": [*together]}]
     for name, accumulation in names:
         given = {
             **(SFT | CASES)[name],
@@ -123,7 +125,8 @@ def check(folder: Path, name: str, accumulation: int) -> None:
         assert together["loss"] == pytest.approx(alone["loss"], rel=1e-5)
         assert together["grad_norm"] == pytest.approx(alone["grad_norm"], rel=1e-4)
         assert set(together) == set(alone)
-        for figure in {"rewards/margins", "logps/chosen", "logps/rejected"} & set(alone):
+        watched = {figure for figure in alone if figure.startswith("watch/")}
+        for figure in {"rewards/margins", "logps/chosen", "logps/rejected", *watched} & set(alone):
             assert together[figure] == pytest.approx(alone[figure], rel=1e-4, abs=1e-5), figure
         if name == "kto":
             assert together["kl"] == pytest.approx(alone["kl"], rel=1e-4, abs=1e-6)
@@ -158,8 +161,8 @@ def store(folder: Path, engine: str) -> TokenStore:
     raise AssertionError(f"no store of the engine {engine} in {folder}")
 
 
-def all_alike(folder: Path, names: list[tuple[str, int]]) -> None:
-    both(folder, names)
+def all_alike(folder: Path, names: list[tuple[str, int]], *, together: Sequence[dict[str, Any]] = ()) -> None:
+    both(folder, names, together=together)
     for name, accumulation in names:
         check(folder, name, accumulation)
         if name not in WITHOUT:
@@ -167,7 +170,9 @@ def all_alike(folder: Path, names: list[tuple[str, int]]) -> None:
 
 
 def test_two_processes_are_one(tmp_path: Path) -> None:
-    all_alike(tmp_path, [("weights", 4), ("kto", 1), ("sft", 4)])
+    watched = going_back_together.stage(tmp_path / "watched", ragged_rows(False))
+    all_alike(tmp_path, [("weights", 4), ("kto", 1), ("sft", 4)], together=[watched])
+    going_back_together.check(tmp_path / "watched")
 
 
 @pytest.mark.slow

@@ -17,10 +17,11 @@ from data.errors import TrainingError
 from data.ledger import LedgerLimits
 from data.sources import Mixture
 from tests.training import pair_rows, run_sft, weights, write_rows
+from trainers import aliases
 from trainers.config import PreferOptions
 from trainers.preference import preference_trainer, train_preference
 from trainers.training import checkpoints, watching
-from trainers.training.prepare import prepare_pairs
+from trainers.training.prepare import load_rows, prepare_pairs
 from trainers.watchdogs.going_back import RECORD, GoingBack
 from trainers.watchdogs.rules import Firing
 from trainers.watchdogs.state import WatchState, write_state
@@ -92,6 +93,8 @@ def test_a_healthy_run_is_left_alone_and_ends_in_the_same_weights(sft: str, tmp_
     measured = [line for line in watched.lines if line.get("event") == "watched"]
     assert [line["step"] for line in measured] == [5, 10]
     assert measured[-1]["watch/entropy"] == watched.figures["entropy_end"]
+    for figure, value in expected(sft, tmp_path / "watched", SMALL["max_new_tokens"]).items():
+        assert watched.figures[f"{figure}_start"] == pytest.approx(value, rel=1e-4), figure
     # What a step has anyway, by the definitions: per token, against the reference.
     steps = [line for line in watched.lines if "loss" in line]
     assert steps[0]["watch/chosen_drop"] == pytest.approx(0, abs=1e-5)
@@ -99,6 +102,52 @@ def test_a_healthy_run_is_left_alone_and_ends_in_the_same_weights(sft: str, tmp_
     assert steps[-1]["watch/saturated"] == 0
     assert steps[-1]["watch/gradient_spike"] < 3
     assert not any(key.startswith("watch/") for line in bare.lines for key in line)
+
+
+def expected(start: str, out: Path, max_new_tokens: int) -> dict[str, float]:
+    """The start's figures of the first four prompts that are spread over the rows, token by token and without cache."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32).eval()
+    end = AutoTokenizer.from_pretrained(start).eos_token_id
+    rows = load_rows(out)[0]
+    entropies, squares, repeated = [], [], []
+    for place in range(0, len(rows), len(rows) // 4):
+        ids, answer = list(rows[place]["prompt_ids"]), []
+        while len(answer) < max_new_tokens and end not in answer:
+            with torch.no_grad():
+                logits = model(torch.tensor([[*ids, *answer]])).logits[0, -1].double()
+            entropies.append(torch.distributions.Categorical(logits=logits).entropy().item())
+            squares.append(logits.exp().sum().log().item() ** 2)
+            answer.append(int(logits.argmax()))
+        grams = [tuple(answer[i : i + 4]) for i in range(len(answer) - 3)]
+        repeated.append(sum(gram in grams[:i] for i, gram in enumerate(grams)) / max(1, len(grams)))
+    return {
+        "entropy": sum(entropies) / len(entropies),
+        "log_z_squared": sum(squares) / len(squares),
+        "repetition": sum(repeated) / 4,
+    }
+
+
+PRECISIONS: dict[str, dict[str, Any]] = {"bfloat16": {"dtype": "bfloat16"}, "mixed": {"bf16": True}}
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", pytest.param("mixed", marks=pytest.mark.slow)])
+def test_half_precision_is_watched_alike(precision: str, sft: str, tmp_path: Path) -> None:
+    # A policy goes on in the number type that it was made in.
+    start = str(aliases.resolve("tiny")) if precision == "bfloat16" else sft
+    given: dict[str, Any] = {"max_steps": 2, "learning_rate": 3e-4, **PRECISIONS[precision]}
+    watched = prefer(tmp_path / "watched", start, **given, watch={"every": 2, **SMALL})
+    assert watched.figures["watchdogs"] == []
+    known = expected(start, tmp_path / "watched", SMALL["max_new_tokens"])
+    for figure in (
+        "entropy",
+        "log_z_squared",
+    ):  # Where two tokens are as likely, rounding chooses another one.
+        assert watched.figures[f"{figure}_start"] == pytest.approx(known[figure], rel=0.05), figure
+    prefer(tmp_path / "bare", start, **given, watch=False)
+    one, other = weights(tmp_path / "watched" / "model"), weights(tmp_path / "bare" / "model")
+    assert all(torch.equal(one[key], other[key]) for key in one)
 
 
 def test_a_stage_too_short_to_be_measured_is_not(sft: str, tmp_path: Path) -> None:
@@ -144,18 +193,27 @@ def test_without_a_checkpoint_from_before_it_the_stage_fails_and_says_how_to_hav
     assert not (tmp_path / "model").exists()
 
 
-BACK: dict[str, Any] = {"every": 2, "samples": 8, "roll_backs": 9, "repetition": {"action": "roll_back"}}
+BACK: dict[str, Any] = {
+    "every": 1,
+    "samples": 1,
+    "max_new_tokens": 8,
+    "roll_backs": 9,
+    "chosen_drop": {"limit": 0.25, "action": "roll_back", "patience": 1},
+    "repetition": False,
+    "entropy": False,
+}
 
 
 def test_roll_back_goes_on_the_same_after_a_kill(
     sft: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given: dict[str, Any] = {"max_steps": 10, **HOT, "watch": BACK}
+    given: dict[str, Any] = {"max_steps": 5, **HOT, "learning_rate": 3e-2, "watch": BACK}
     straight = prefer(tmp_path / "straight", sft, **given)
     fired = straight.figures["watchdogs"]
-    assert fired
-    assert {one["action"] for one in fired} == {"roll_back"}
-    assert straight.figures["steps"] == 10
+    assert [(one["action"], one["step"]) for one in fired] == [("roll_back", 5)]
+    # What step 5 saw are the weights that step 4 left; those of step 3 were still well.
+    assert (fired[0]["since"], fired[0]["to"]) == (4, 3)
+    assert straight.figures["steps"] == 5
     assert "kept_step" not in straight.figures
     # By the schedule, step n of 20 has n - 1 twentieths of the rate; each roll-back halves it from its target on.
     rates = [(line["step"], line["learning_rate"]) for line in straight.lines if "learning_rate" in line]
@@ -164,7 +222,7 @@ def test_roll_back_goes_on_the_same_after_a_kill(
         if place and step <= rates[place - 1][0]:
             halves += 1
             assert step == fired[halves - 1]["to"] + 1
-        assert rate == pytest.approx(1e-2 * (step - 1) / 20 / 2**halves)
+        assert rate == pytest.approx(3e-2 * (step - 1) / 20 / 2**halves)
     assert halves == len(fired)
 
     seen: list[int] = []
@@ -265,12 +323,16 @@ def test_answers_that_repeat_themselves(sft: str, tmp_path: Path) -> None:
     """Chosen answers that say one word again and again, learned by heart."""
     again = [{"role": "assistant", "content": "no " * 12}]
     rows = [{**row, "chosen": again} for row in pair_rows(8)]
-    given: dict[str, Any] = {"max_steps": 24, "learning_rate": 1e-2, "loss_type": "sft"}
-    rules = {**TELL, "entropy": {"limit": 0.5, "action": "warn"}}
-    ran = prefer(tmp_path, sft, rows, **given, watch={"every": 12, **SMALL, **rules})
-    assert ran.figures["entropy_end"] < 0.5 * ran.figures["entropy_start"]
+    given: dict[str, Any] = {"max_steps": 30, "learning_rate": 1e-2, "loss_type": "sft"}
+    given["lr_scheduler_type"] = "constant"
+    ran = prefer(tmp_path, sft, rows, **given, watch={"every": 15, **SMALL, **TELL})
     assert ran.fired >= {"repetition", "entropy"}
     assert "chosen_drop" not in ran.fired
+    told = {one["watch"]: one for one in ran.figures["watchdogs"]}
+    assert told["entropy"]["step"] == 30
+    assert told["entropy"]["limit"] == 0.1 * ran.figures["entropy_start"]
+    assert told["entropy"]["value"] < 0.08 * ran.figures["entropy_start"]
+    assert told["repetition"]["step"] == 15  # seen long before the choice is gone
 
 
 def test_weights_that_blow_up_attention_and_logits(sft: str, tmp_path: Path) -> None:
@@ -320,7 +382,8 @@ def test_a_gradient_that_leaps(sft: str, tmp_path: Path) -> None:
     trainer.train()
     assert trainer.watch is not None
     (fired, *_) = [one for one in trainer.watch.figures()["watchdogs"] if one["watch"] == "gradient_spike"]
-    assert fired["step"] == fired["since"] == 7
+    assert fired["step"] == 7
+    assert fired["since"] == 6  # the weights that step 5 left were those of step 6, and well
     norms = [line["grad_norm"] for line in ran.lines if "grad_norm" in line]
     usual = sorted(norms[:6])
     assert fired["value"] == pytest.approx(norms[6] / ((usual[2] + usual[3]) / 2), rel=1e-4)

@@ -15,6 +15,7 @@ from data.errors import RunError
 from trainers.training.checkpoints import rotate, seal, up_to
 from trainers.training.watch_config import PreferWatch, UnlearnWatch
 from trainers.watchdogs.attention_logits import largest_logit
+from trainers.watchdogs.budget import Plan, Size, least, plan, probe_cost, sizes, step_cost
 from trainers.watchdogs.rules import (
     Firing,
     Measured,
@@ -22,7 +23,6 @@ from trainers.watchdogs.rules import (
     Reading,
     Streak,
     both_fall,
-    every,
     falls,
     readings,
     repetition,
@@ -100,14 +100,6 @@ def test_repetition_counts_grams_that_came_before() -> None:
     assert repetition([]) == 0
 
 
-def test_how_often_is_measured() -> None:
-    assert every(None, 19, 20) is None
-    assert every(None, 19, 10) == 10
-    assert every(None, 419, 20) == 20
-    assert every(None, 1000, 20) == 50
-    assert every(3, 2, 20) == 3
-
-
 START = Measured(0, 0.2, 2.0, 9.0, 10.0, utility=0.5)
 
 
@@ -155,6 +147,67 @@ def test_without_reference_the_probe_tells_the_falls() -> None:
     )
     assert found["chosen_drop"].value == 2.5
     assert found["both_fall"].value == 2.25  # min(2.5, 2.25); the margin shrinks
+
+
+# ---------------------------------------------------------------- what measuring costs
+
+
+WHOLE, SMALLEST = Size(4, 32, 0), Size(2, 12, 8)
+
+
+def near(value: float) -> Any:
+    return pytest.approx(value)
+
+
+def planned(steps: int, step: float, *, prompt: float = 75.0, floor: float = 32.0) -> Plan | None:
+    return plan(steps, 20, step, WHOLE, SMALLEST, lambda size: probe_cost(size, prompt, 0.0, floor))
+
+
+def test_a_pass_of_few_tokens_costs_as_one_of_more() -> None:
+    # SmolLM2-135M: 30 layers of 0.4 ms at 25 billion multiplications a second, one of them a weight and token.
+    assert least("cpu", 30, 134_515_008) == pytest.approx(32 + 30 * 0.4e-3 * 25e9 / 134_515_008)
+    assert least("cuda", 32, 8 * 10**9) == pytest.approx(300 + 32 * 0.8e-3 * 150e12 / 8e9)
+    assert step_cost(444, 1, 37) == 3 * 444
+    assert step_cost(10, 4, 37) == 3 * 4 * 37
+    assert probe_cost(Size(4, 32, 0), 75, 0, 37) == 4 * 75 + 32 * 37
+    assert probe_cost(Size(2, 12, 8), 5, 90, 37) == 37 + 12 * 37 + 8 * 90
+    assert probe_cost(Size(64, 12, 0), 5, 90, 37) == 64 * 5 + 12 * 64
+
+
+def test_a_probe_is_halved_and_halved_again() -> None:
+    assert list(sizes(Size(4, 32, 32), SMALLEST)) == [(4, 32, 32), (2, 16, 16), (2, 12, 8)]
+    # What a recipe writes stays as it is.
+    assert list(sizes(Size(8, 64, 6), Size(8, 12, 8))) == [(8, 64, 6), (8, 32, 6), (8, 16, 6)]
+
+
+def test_how_often_is_measured() -> None:
+    assert planned(19, 1e9) is None  # fewer steps than lie between two measurements
+    # A long stage of long steps: all of the probe, at every twentieth of the steps.
+    whole = 4 * 75 + 32 * 32
+    assert planned(1000, 4000) == Plan(50, WHOLE, 21, near(21 * whole / 4e6))
+    # 300 steps of 1332 are 399,600, of which 3 % pay for nine; the first is before the first step.
+    assert planned(300, 1332) == Plan(38, WHOLE, 9, near(9 * whole / 399_600))
+    # 30 steps: one, or one of half the size, or two of a quarter.
+    assert 0.03 * 30 * 1332 / whole < 1
+    assert 0.03 * 30 * 1332 / (2 * 75 + 16 * 32) < 2
+    assert planned(30, 1332) == Plan(30, Size(2, 12, 0), 2, near(2 * (2 * 75 + 12 * 32) / (30 * 1332)))
+    assert planned(30, 800) is None
+    # Enough of half the size is better than two of the whole.
+    found = planned(100, 1332)
+    assert found == Plan(20, Size(2, 16, 0), 6, near(6 * (2 * 75 + 16 * 32) / 133_200))
+
+
+@pytest.mark.parametrize("steps", [20, 21, 57, 333, 10_000])
+@pytest.mark.parametrize("step", [100.0, 2000.0, 9e4])
+def test_the_budget_is_kept(steps: int, step: float) -> None:
+    found = planned(steps, step)
+    if found is None:
+        assert 2 * probe_cost(SMALLEST._replace(rows=0), 75, 0, 32) > 0.03 * steps * step
+        return
+    looked = {0, steps, *range(found.every, steps, found.every)}
+    assert len(looked) == found.measurements >= 2
+    assert found.share <= 0.03
+    assert found.every >= 20
 
 
 # ---------------------------------------------------------------- what the figures are made of

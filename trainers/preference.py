@@ -238,5 +238,5 @@ def _watchdogs(
     watch = PreferWatch() if options.watch is True else options.watch
     # Held-out prompts where there are any: what is learned by heart looks well for longer.
     answers = not loss.needs_reference and not loss.judged
-    probe = pair_probe(rows if eval_rows is None else eval_rows, watch.samples, answers=answers)
+    probe = pair_probe(rows if eval_rows is None else eval_rows, watch.most_samples, answers=answers)
     return Watchdogs(watch, probe, work)

@@ -190,7 +190,7 @@ def _watchdogs(options: UnlearnOptions, rows: UnlearnRows, work: Work) -> Watchd
     watch = UnlearnWatch() if options.watch is True else options.watch
     found: Any = rows.probe
     probe = [found[i] for i in range(min(len(found), watch.rows))]
-    prompts = [list(row["prompt_ids"]) for row in probe[: watch.samples]]
+    prompts = [list(row["prompt_ids"]) for row in probe[: watch.most_samples]]
     answers = [(row["prompt_ids"], row["completion_ids"]) for row in probe] if rows.answered else []
     return Watchdogs(watch, Probe(prompts, useful=answers), work, forgets=True)
 

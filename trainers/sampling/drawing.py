@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -58,6 +58,9 @@ _NEUTRAL_VALUES: dict[str, tuple[object, ...]] = {
     "min_p": (0,),
 }  # fmt: skip
 
+Seen = Callable[[Sequence["Row"], torch.Tensor], None]
+"""Looks at the logits that the next token of each row is chosen from; rows that are over are among them."""
+
 
 @dataclass(frozen=True)
 class Rules:
@@ -73,6 +76,8 @@ class Rules:
     """Settings of the model's own generation_config.json that are applied."""
     stop: StopStrings | None = None
     """The recipe's stop strings and the model's own."""
+    seen: Seen | None = None
+    """Continuous batching, which chooses by itself, shows it nothing."""
 
 
 EndedBy = Literal["eos", "stop", "length"]
@@ -217,6 +222,8 @@ def choose(rules: Rules, rows: Sequence[Row], logits: torch.Tensor) -> torch.Ten
     a cumulative sum would change many, because there an early rounding error moves every later bound.
     """
     logits = logits.float()
+    if rules.seen is not None:
+        rules.seen(rows, logits)
     scores = logits
     if any(row.processors for row in rows):
         scores = torch.cat([_processed(row, logits[i : i + 1]) for i, row in enumerate(rows)])

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from data.errors import TrainingError
 from trainers.config import GenerationOptions, SamplingOptions
 from trainers.sampling.continuous import by_continuous, choose_engine
 from trainers.sampling.decoding import by_model_generate, by_prefill, obstacle_to_prefill
-from trainers.sampling.drawing import EndedBy, Row, read_rules
+from trainers.sampling.drawing import EndedBy, Row, Seen, read_rules
 from trainers.sampling.stopping import text_of
 from trainers.work import Work
 
@@ -79,6 +79,7 @@ def generate(
     work: Work,
     done: Collection[str] = (),
     among: Collection[str] | None = None,
+    seen: Seen | None = None,
 ) -> Tally:
     """Answer every prompt (key to token ids), `num_return_sequences` times unless greedy.
 
@@ -89,7 +90,7 @@ def generate(
     samples = _samples(options, greedy)
     asked = len(prompts) if among is None else len(among)
     left_out = frozenset[str]() if among is None else frozenset(prompts) - frozenset(among)
-    rules = read_rules(model, tokenizer, options, greedy=greedy, work=work)
+    rules = replace(read_rules(model, tokenizer, options, greedy=greedy, work=work), seen=seen)
     obstacle = obstacle_to_prefill(model)
     continuous = choose_engine(model, rules, options, work) == "continuous"
     if continuous:

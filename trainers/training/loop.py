@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_callback import PrinterCallback, TrainerCallback
 
 from data.errors import TrainingError
 from trainers.models import Loaded, save_policy
@@ -29,6 +29,7 @@ def run_training(
             way_out="Ask for GPUs, or leave it out.",
         )
     trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(LogTheEnd())
     trainer.keep_checkpoints = keep
     watch = getattr(trainer, "watch", None)
     with trainer.accelerator.main_process_first():  # The first sets broken ones aside.
@@ -69,6 +70,14 @@ def run_training(
         out = work.out / MODEL
         save_policy(model, loaded.tokenizer, loaded.policy, name, out, state_dict=parts, eyes=loaded.eyes)
     return metrics
+
+
+class LogTheEnd(TrainerCallback):
+    """A line for the last step too: the record's figures are those of the log, and would leave out what follows it."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
+        control.should_log = control.should_log or state.global_step >= state.max_steps
+        return control
 
 
 def _same_group(args: Any, before: int, work: Work) -> None:

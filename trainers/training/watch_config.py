@@ -109,12 +109,12 @@ class WatchOptions(Closed):
     """What every stage with watchdogs can say of them. Measured figures are held against the model at its start."""
 
     every: Annotated[int, Field(ge=1)] | None = None
-    """Steps between two measurements. Left out: a twentieth of all steps, at least 20, in unlearning 10; a stage with
-    fewer steps than that is not measured. A checkpoint is measured before it is written."""
-    samples: Annotated[int, Field(ge=1)] = 4
-    """Prompts that are answered greedily at each measurement."""
-    max_new_tokens: Annotated[int, Field(ge=8)] = 32
-    """The longest of these answers."""
+    """Steps between two measurements. Left out: as many as make all measurements together at most 3 % of the stage, and
+    at least a twentieth of all steps, and 20, in unlearning 10; a stage with fewer steps is not measured."""
+    samples: Annotated[int, Field(ge=1)] | None = None
+    """Prompts that are answered greedily at each measurement. Left out: 4; 2 where that would be too dear."""
+    max_new_tokens: Annotated[int, Field(ge=8)] | None = None
+    """The longest of these answers. Left out: 32; 16 or 10 where that would be too dear."""
     checkpoints: Literal["auto", "measured", "saved"] = "auto"
     """Where a stage can go back to: `measured` writes a checkpoint at each good measurement, `saved` only those of
     `save_steps`. `auto`: `measured` where what is trained is below 2 GiB with its optimiser."""
@@ -136,6 +136,14 @@ class WatchOptions(Closed):
     """The share of the start's entropy that greedy answers must keep. In unlearning only while `utility` fell too."""
     repetition: Repetition | bool = Field(default_factory=Repetition)
     """The rise of the share of repeated 4-grams in greedy answers."""
+
+    @property
+    def most_samples(self) -> int:
+        return self.samples or 4
+
+    @property
+    def most_tokens(self) -> int:
+        return self.max_new_tokens or 32
 
     @model_validator(mode="before")
     @classmethod

@@ -34,6 +34,9 @@ class Teller(TrainerCallback):
         if state.is_world_process_zero:
             figures = {**self.last, "memory": memory()}
             self.work.progress(done=state.global_step, total=state.max_steps, unit="steps", **figures)
+        if state.global_step >= state.max_steps:
+            # Else the steps since the last multiple of `logging_steps` are in no line, and in no mean over lines.
+            control.should_log = True
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if not state.is_world_process_zero or not logs:
@@ -53,15 +56,19 @@ def memory() -> float:
 class FiniteLoss:
     """Mixin over a Trainer: a loss that is NaN or infinite ends the stage with its step named.
 
-    transformers replaces such losses in its logs by default, and goes on.
+    transformers replaces such losses in its logs by default, and goes on. One process's loss ends all of them, which
+    would wait for it otherwise.
     """
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         loss: torch.Tensor = super().training_step(*args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
-        if not torch.isfinite(loss).all():
-            me: Any = self
+        me: Any = self
+        total: Any = loss.detach()
+        if me.accelerator.num_processes > 1:
+            total = me.accelerator.reduce(total.float(), reduction="sum")
+        if not torch.isfinite(total).all():
             raise TrainingError(
-                f"the loss is {loss.item()} at step {me.state.global_step + 1}",
+                f"the loss is {total.item()} at step {me.state.global_step + 1}",
                 where=str(me.args.output_dir),
                 way_out="Lower learning_rate, set max_grad_norm, or use float32 or bfloat16 instead of float16. "
                 "Checkpoints from before it are kept.",

@@ -35,7 +35,8 @@ _LOOKING: list[Largest] = []
 def looking(model: Any) -> Iterator[Largest]:
     """While this lasts, the model attends by transformers' sdpa, and every layer's largest logit is noted.
 
-    For single texts without padding. A model whose attention does not go through the interface shows nothing.
+    Of texts that are read, not of a token that is written: its one query costs as many calls, and says little more. A
+    model whose attention does not go through the interface shows nothing.
     """
     base, found = causal_lm(model), Largest()
     if not (getattr(base, "_supports_attention_backend", False) and base._can_set_attn_implementation()):
@@ -72,9 +73,10 @@ def _attention(
 ) -> tuple[Tensor, Tensor | None]:
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-    largest = largest_logit(query, key, attention_mask, scaling)
-    for found in _LOOKING:
-        found.value = largest if found.value is None else max(found.value, largest)
+    if query.shape[2] > 1:
+        largest = largest_logit(query, key, attention_mask, scaling)
+        for found in _LOOKING:
+            found.value = largest if found.value is None else max(found.value, largest)
     return sdpa_attention_forward(
         module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
     )

@@ -9,6 +9,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast
 from transformers import TrainerState
 
 from data.errors import TrainingError
@@ -51,9 +54,15 @@ class GoingBack:
     def left(self) -> bool:
         return len(self.rolled) < self.options.roll_backs
 
-    def good(self, until: int) -> Path | None:
-        """The newest whole checkpoint of a step up to this one."""
-        return next((p for p in checkpoints.up_to(self.folder, until) if checkpoints.fault(p) is None), None)
+    def good(self, until: int, accelerator: Accelerator) -> Path | None:
+        """The newest whole checkpoint of a step up to this one, as the first process sees it: a folder that several
+        machines share does not look the same from each at once."""
+        step = torch.tensor([-1], device=accelerator.device)
+        if accelerator.is_main_process:
+            whole = (p for p in checkpoints.up_to(self.folder, until) if checkpoints.fault(p) is None)
+            step.fill_(next((checkpoints.step_of(p) for p in whole), -1))
+        found = int(broadcast(step).item())  # pyright: ignore[reportAttributeAccessIssue]
+        return None if found < 0 else self.folder / f"{checkpoints.PREFIX}{found}"
 
     def told(self, firing: Firing, asked: Collection[str]) -> str:
         """What happens, in words."""

@@ -12,9 +12,10 @@ from transformers import TrainerCallback
 
 from trainers.training import checkpoints
 from trainers.training.watch_config import WatchOptions
+from trainers.watchdogs.budget import Plan
 from trainers.watchdogs.going_back import GoingBack
-from trainers.watchdogs.probing import Probe, measure
-from trainers.watchdogs.rules import Firing, Measured, Reading, every, finite, readings
+from trainers.watchdogs.probing import Probe, affordable, measure
+from trainers.watchdogs.rules import Firing, Measured, Reading, finite, readings
 from trainers.watchdogs.state import WatchState, read_state, write_state
 from trainers.watchdogs.steps import StepFigures
 from trainers.watchdogs.words import seen, way_out
@@ -25,6 +26,8 @@ RULES = (
     "attention_logits", "log_z", "entropy", "repetition", "utility_drop",
 )  # fmt: skip
 PROBED = frozenset({"attention_logits", "log_z", "entropy", "repetition", "utility_drop"})
+TENTH = 10
+"""Steps between two looks at the gradients, besides those at a measurement."""
 AFFORDABLE = 2 * 2**30
 """Bytes of trained weights and their optimiser that a checkpoint at each measurement may have."""
 
@@ -33,12 +36,14 @@ class Watchdogs:
     """Everything that looks after one stage. Its trainer tells it each batch and each gradient norm."""
 
     def __init__(self, options: WatchOptions, probe: Probe, work: Work, *, forgets: bool = False) -> None:
-        self.options, self.probe, self.work, self.forgets = options, probe, work, forgets
+        self.options, self.work, self.forgets = options, work, forgets
+        self.whole = self.probe = probe
         self.rules = {name: rule for name in RULES if (rule := options.rule(name)) is not None}
         self.state = WatchState()
         self.steps = StepFigures(self.rules, self.state)
         self.back = GoingBack(options, work)
         self.every: int | None = None
+        self.max_new_tokens = options.most_tokens
         self.off = False
         self.checkpoint_each = False
         self.ended: str | None = None
@@ -63,7 +68,7 @@ class Watchdogs:
         self.steps = StepFigures(self.rules, self.state)
         self.back.lower(trainer, self.state)
         self._leave_room(trainer.model.config.get_text_config())
-        self.every = self._every(trainer.state.max_steps)
+        self._settle(trainer)
         if self.every is None:
             return
         self.checkpoint_each = self._affordable(trainer)
@@ -74,19 +79,41 @@ class Watchdogs:
     def _leave_room(self, config: Any) -> None:
         """Only prompts that can be answered within the positions the model was made for."""
         most = getattr(config, "max_position_embeddings", None) or math.inf
-        prompts = self.probe.prompts
-        fit = [one for one in prompts if len(one) and len(one) + self.options.max_new_tokens <= most]
+        prompts = self.whole.prompts
+        fit = [one for one in prompts if len(one) and len(one) + self.options.most_tokens <= most]
         if len(fit) < len(prompts):
             self.work.say(
                 f"watching {len(fit)} of {len(prompts)} prompts: the others leave no room for an answer"
             )
-            self.probe = replace(self.probe, prompts=fit)
+        self.whole = replace(self.whole, prompts=fit)
 
-    def _every(self, steps: int) -> int | None:
-        probed = PROBED & self.rules.keys() or self.probe.chosen
-        # Forgetting is quicker than aligning, and collapse nearer.
-        least = 10 if self.forgets else 20
-        return every(self.options.every, steps, least) if probed and self.probe.prompts else None
+    def _settle(self, trainer: Any) -> None:
+        """How often is measured, and on how much."""
+        self.every, self.probe = self.options.every, self.whole
+        if not (PROBED & self.rules.keys() or self.whole.chosen) or not self.whole.prompts:
+            self.every = None
+        elif self.every is None:
+            # Forgetting is quicker than aligning, and collapse nearer.
+            fewest = 10 if self.forgets else 20
+            plan = affordable(trainer, self.whole, self.options, fewest)
+            if plan is not None:
+                self.every, self.max_new_tokens = plan.every, plan.size.tokens
+                self.probe = self.whole.cut(plan.size)
+            self._say_how_often(plan, fewest, trainer.state.max_steps)
+
+    def _say_how_often(self, plan: Plan | None, fewest: int, steps: int) -> None:
+        if plan is not None:
+            size = plan.size
+            rows = f", and {size.rows} that are read" if size.rows else ""
+            why = (
+                f"{plan.measurements} measurements of {size.prompts} answers of {size.tokens} tokens{rows}: "
+                f"{plan.share:.1%} of the stage"
+            )
+            self.work.choose("watch.every", plan.every, why)
+        elif steps >= fewest:
+            self.work.choose(
+                "watch.every", "never", "of so short a stage two measurements would be too large a part"
+            )
 
     def _affordable(self, trainer: Any) -> bool:
         if self.options.checkpoints != "auto":
@@ -104,7 +131,8 @@ class Watchdogs:
 
     def gradient(self, trainer: Any) -> None:
         """Before the optimiser's step, of the gradients as it will get them."""
-        if not self.off and self.every and self._due(trainer.state.global_step + 1, trainer.state.max_steps):
+        step = trainer.state.global_step + 1
+        if not self.off and (step % TENTH == 0 or self._due(step, trainer.state.max_steps)):
             self.steps.gradients(trainer)
 
     def after_step(self, trainer: Any, control: Any) -> None:
@@ -113,7 +141,7 @@ class Watchdogs:
         step = trainer.state.global_step
         found = self.steps.finish(trainer)
         start = self.state.start
-        if start is not None and (control.should_save or self._due(step, trainer.state.max_steps)):
+        if start is not None and self._due(step, trainer.state.max_steps):
             now = self._measure(trainer)
             found |= readings(self.rules, now, start, forgets=self.forgets)
             told = {f"watch/{name}": value for name, value in now.figures().items()}
@@ -129,7 +157,7 @@ class Watchdogs:
 
     def _measure(self, trainer: Any) -> Measured:
         began = time.perf_counter()
-        found = measure(trainer, self.probe, self.options, self.work)
+        found = measure(trainer, self.probe, self.max_new_tokens, self.work)
         self.seconds += time.perf_counter() - began
         return found
 
@@ -141,7 +169,9 @@ class Watchdogs:
             rule, streak = self.rules[name], self.state.streak(name)
             # Asked before: it says how far back the fault may reach.
             since = streak.quiet + 1
-            if not streak.add(step, reading, rule.patience):
+            # A step's own figures are of the weights that it began with, measured ones of those it left.
+            of = step - 1 if name in self.steps.figures else step
+            if not streak.add(of, reading, rule.patience):
                 continue
             if rule.action != "warn":
                 acting.append((name, reading))
@@ -167,7 +197,7 @@ class Watchdogs:
     def _act(self, trainer: Any, step: int, acting: list[tuple[str, Reading]], control: Any) -> None:
         """One stops for all; several that fire at once are one fault, told each."""
         since = self.good_until() + 1
-        good = self.back.good(since - 1)
+        good = self.back.good(since - 1, trainer.accelerator)
         asked = {self.rules[name].action for name, _ in acting}
         again = asked == {"roll_back"} and good is not None and self.back.left()
         for name, reading in acting:

@@ -1,8 +1,7 @@
-"""One measurement of a model on its probe: greedy answers and what their tokens' distributions look like."""
+"""One measurement of a model on its probe: greedy answers, and the distributions that their tokens came from."""
 
 from __future__ import annotations
 
-import inspect
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,11 +11,13 @@ import torch
 
 from trainers.config import GenerationOptions
 from trainers.engine.groups import lay_out
-from trainers.engine.logprobs import causal_lm, sums
+from trainers.engine.logprobs import sums
 from trainers.engine.scoring import score
 from trainers.losses.inputs import average
+from trainers.sampling.drawing import Row
 from trainers.sampling.generate import generate
 from trainers.training.watch_config import WatchOptions
+from trainers.watchdogs import budget
 from trainers.watchdogs.attention_logits import looking
 from trainers.watchdogs.rules import Measured, repetition
 from trainers.work import Work
@@ -36,6 +37,64 @@ class Probe:
     chosen: Sequence[Answered] = ()
     """Better and worse answers, for a loss that has no reference to hold them against."""
     rejected: Sequence[Answered] = ()
+
+    @property
+    def read(self) -> int:
+        """Answers, or pairs of them, that are read and not written."""
+        return len(self.useful or self.chosen)
+
+    def cut(self, size: budget.Size) -> Probe:
+        """A part of it, spread over the whole."""
+        rows = [_spread(one, size.rows) for one in (self.useful, self.chosen, self.rejected)]
+        return Probe(_spread(self.prompts, size.prompts), *rows)
+
+
+def _spread(whole: Sequence[Any], count: int) -> Sequence[Any]:
+    return [whole[i * len(whole) // count] for i in range(count)] if whole else whole
+
+
+def affordable(trainer: Any, probe: Probe, options: WatchOptions, fewest: int) -> budget.Plan | None:
+    """How often this stage is measured, and on how much of the probe."""
+    args, weights = trainer.args, sum(p.numel() for p in trainer.model.parameters())
+    layers = getattr(trainer.model.config.get_text_config(), "num_hidden_layers", 0)
+    floor = budget.least(args.device.type, layers, weights)
+    whole = budget.Size(len(probe.prompts), options.most_tokens, probe.read)
+    smallest = budget.Size(
+        options.samples or budget.PROMPTS, options.max_new_tokens or budget.TOKENS, budget.ROWS
+    )
+    prompt = _mean([len(one) for one in probe.prompts])
+    sides = [[len(prompt) + len(answer) for prompt, answer in one] for one in _sides(probe)]
+    row = sum(_mean(one) for one in sides)
+    batch = args.per_device_train_batch_size * _row_tokens(trainer.train_dataset)
+    step = budget.step_cost(batch, args.gradient_accumulation_steps, floor)
+    return budget.plan(
+        trainer.state.max_steps,
+        fewest,
+        step,
+        whole,
+        smallest,
+        lambda size: budget.probe_cost(size, prompt, row, floor),
+    )
+
+
+def _sides(probe: Probe) -> list[Sequence[Answered]]:
+    return [one for one in (probe.useful, probe.chosen, probe.rejected) if one]
+
+
+def _mean(lengths: Sequence[int]) -> float:
+    return sum(lengths) / len(lengths) if lengths else 0.0
+
+
+def _row_tokens(rows: Any) -> float:
+    """Tokens of a training row, its prompt counted once: of up to 64, spread over the data."""
+    found = [rows[i] for i in range(0, len(rows), max(1, len(rows) // 64))]
+    return _mean(
+        [
+            sum(len(ids) for name, ids in row.items() if name.endswith("_ids"))
+            + sum(len(ids) for ids in row.get("completions", ()))
+            for row in found
+        ]
+    )
 
 
 def pair_probe(rows: Any, size: int, *, answers: bool) -> Probe:
@@ -63,14 +122,14 @@ def _pair(row: Mapping[str, Any]) -> tuple[Sequence[int], Sequence[int]]:
     return row["chosen_ids"], row["rejected_ids"]
 
 
-def measure(trainer: Any, probe: Probe, options: WatchOptions, work: Work) -> Measured:
+def measure(trainer: Any, probe: Probe, max_new_tokens: int, work: Work) -> Measured:
     """Draws no random number and changes nothing, so that a run with it is the run without it."""
     model = trainer.accelerator.unwrap_model(trainer.model)
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
         with torch.no_grad(), trainer.accelerator.autocast():
-            found = _answers(trainer, model, probe, options, work)
+            found = _answers(trainer, model, probe, max_new_tokens, work)
             if probe.useful:
                 found["utility"] = _per_token(trainer, model, probe.useful).exp().mean().item()
             if probe.chosen:
@@ -98,41 +157,35 @@ def _per_token(trainer: Any, model: Any, rows: Sequence[Answered]) -> torch.Tens
     return torch.cat(found)
 
 
-def _answers(trainer: Any, model: Any, probe: Probe, options: WatchOptions, work: Work) -> dict[str, float]:
-    """Repetition of the greedy answers, and of their tokens' distributions entropy, log Z and attention logits."""
+def _answers(trainer: Any, model: Any, probe: Probe, max_new_tokens: int, work: Work) -> dict[str, float]:
+    """Repetition of the greedy answers; entropy and log Z of the distributions their tokens came from; and the largest
+    attention logit, while the prompts are read."""
     prompts = {str(i): prompt for i, prompt in enumerate(probe.prompts)}
     written: dict[str, list[int]] = {}
-    how = GenerationOptions(max_new_tokens=options.max_new_tokens, generation_engine="prefill")
-    generate(
-        model,
-        trainer.loaded.tokenizer,
-        prompts,
-        how,
-        greedy=True,
-        on_done=lambda answers: written.update({answer.key: answer.ids for answer in answers}),
-        work=Work(out=work.out, say=lambda _: None),
-    )
     entropies: list[torch.Tensor] = []
     squares: list[torch.Tensor] = []
+
+    def see(rows: Sequence[Row], logits: torch.Tensor) -> None:
+        logits = logits[[not row.over for row in rows]]
+        normaliser = logits.logsumexp(-1)
+        logps = logits - normaliser[:, None]
+        entropies.append(-(logps.exp() * logps).sum(-1).double())
+        squares.append(normaliser.double() ** 2)
+
     with looking(model) as largest:
-        # One text at a time: its logits are all that exists of [tokens, vocabulary], and nothing is padded.
-        for key, ids in written.items():
-            both = torch.tensor([[*prompts[key], *ids]], device=trainer.accelerator.device)
-            logits = _logits(model, both, len(ids)).double()
-            normaliser = logits.logsumexp(-1)
-            logps = logits - normaliser[:, None]
-            entropies.append(-(logps.exp() * logps).sum(-1))
-            squares.append(normaliser**2)
+        generate(
+            model,
+            trainer.loaded.tokenizer,
+            prompts,
+            GenerationOptions(max_new_tokens=max_new_tokens, generation_engine="prefill"),
+            greedy=True,
+            on_done=lambda answers: written.update({answer.key: answer.ids for answer in answers}),
+            work=Work(out=work.out, say=lambda _: None),
+            seen=see,
+        )
     found = {
         "repetition": repetition(list(written.values())),
         "entropy": torch.cat(entropies).mean().item(),
         "log_z_squared": torch.cat(squares).mean().item(),
     }
     return found if largest.value is None else {**found, "attention_logits": largest.value}
-
-
-def _logits(model: Any, ids: torch.Tensor, count: int) -> torch.Tensor:
-    """Those that predict the last `count` tokens; the prompt's are left out where the model can leave them out."""
-    takes = inspect.signature(causal_lm(model).forward).parameters
-    fewer = {"logits_to_keep": count + 1} if "logits_to_keep" in takes else {}
-    return model(input_ids=ids, use_cache=False, **fewer).logits[0, -count - 1 : -1]

@@ -38,7 +38,7 @@ class Streak:
 
     count: int = 0
     quiet: int = 0
-    """The last step at which it was within; what lies behind it may be part of the fault."""
+    """The last step whose weights were within; what lies behind it may be part of the fault."""
     fired: bool = False
     """Since it went beyond; it fires once until it comes back."""
 
@@ -112,12 +112,6 @@ def repetition(answers: Sequence[Sequence[int]]) -> float:
         grams = [tuple(ids[i : i + GRAM]) for i in range(len(ids) - GRAM + 1)]
         shares.append(1 - len(set(grams)) / len(grams) if grams else 0.0)
     return fmean(shares) if shares else 0.0
-
-
-def every(asked: int | None, steps: int, least: int) -> int | None:
-    """Steps between two measurements; None: the stage is too short to be measured."""
-    found = asked or max(least, steps // 20)
-    return found if asked is not None or steps >= found else None
 
 
 @dataclass(frozen=True)

@@ -63,21 +63,39 @@ class StepFigures:
     def finish(self, trainer: Any) -> dict[str, Reading]:
         """The step's figures against their bounds."""
         found: dict[str, Reading] = {}
-        if self.sums is not None:
-            total = trainer.accelerator.reduce(self.sums, reduction="sum").tolist()
-            found |= self._of_pairs(trainer, dict(zip(SUMS, total, strict=True)))
-        if self.norm is not None and (rule := self.rules.get("gradient_spike")):
-            times = self.state.norms.times_usual(float(self.norm))
+        sums, norm, rms = self._of_all(trainer)
+        if sums is not None:
+            found |= self._of_pairs(trainer, dict(zip(SUMS, sums, strict=True)))
+        if norm is not None and (rule := self.rules.get("gradient_spike")):
+            times = self.state.norms.times_usual(norm)
             if times is not None:
                 found["gradient_spike"] = Reading(times, rule.limit)
             else:  # too few are known for one to be unusual
-                self.state.streak("gradient_spike").quiet = trainer.state.global_step
-        if self.rms is not None:
+                self.state.streak("gradient_spike").quiet = trainer.state.global_step - 1
+        if rms is not None:
             rule = self.rules["gradient_rms"]
-            found["gradient_rms"] = Reading(self.rms, rule.limit * self.epsilon, below=True)
+            found["gradient_rms"] = Reading(rms, rule.limit * self.epsilon, below=True)
         self.figures = {name: reading.value for name, reading in found.items()}
         self.sums = self.norm = self.rms = None
         return found
+
+    def _of_all(self, trainer: Any) -> tuple[list[float] | None, float | None, float | None]:
+        """The step's sums, and the gradient's norm and size, as one and the same number in every process.
+
+        After DDP's sum a gradient is alike everywhere, but for what a GPU of another make rounds; and one process
+        alone that stops or rolls back would leave the others waiting for it.
+        """
+        size = trainer.accelerator.num_processes
+        device = trainer.accelerator.device
+        alike = [0.0 if one is None else float(one) for one in (self.norm, self.rms)]
+        own = torch.zeros(len(SUMS)) if self.sums is None else self.sums
+        both = torch.cat((own.double().to(device), torch.tensor(alike, dtype=torch.float64, device=device)))
+        *sums, norm, rms = trainer.accelerator.reduce(both, reduction="sum").tolist()
+        return (
+            None if self.sums is None else sums,
+            None if self.norm is None else norm / size,
+            None if self.rms is None else rms / size,
+        )
 
     def _of_pairs(self, trainer: Any, total: Mapping[str, float]) -> dict[str, Reading]:
         found: dict[str, Reading] = {}
