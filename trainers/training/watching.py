@@ -34,9 +34,6 @@ class Teller(TrainerCallback):
         if state.is_world_process_zero:
             figures = {**self.last, "memory": memory()}
             self.work.progress(done=state.global_step, total=state.max_steps, unit="steps", **figures)
-        if state.global_step >= state.max_steps:
-            # Else the steps since the last multiple of `logging_steps` are in no line, and in no mean over lines.
-            control.should_log = True
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if not state.is_world_process_zero or not logs:
