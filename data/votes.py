@@ -21,7 +21,12 @@ HOW = (
 
 
 class VotesFile(BaseModel):
-    """People decide: their votes are read from a JSONL file."""
+    """People decide: their votes are read from a JSONL file, one line for each prompt.
+
+    `{"id": "…", "chosen": 0, "rejected": 2}` prefers one candidate to another, by their places (several lines for
+    several pairs); `{"id": "…", "scores": [0.9, null, 0.2]}` scores each, null where nobody judged. Ids and candidates
+    stand in the `rows.jsonl` of the stage that sampled them; the run waits until every prompt has votes.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

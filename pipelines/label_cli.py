@@ -278,7 +278,11 @@ def report(folder: Folder, as_json: AsJson = False, database: Database = None) -
             f"  alpha ({family}) {_figure(one['value'])}, 95 % {_figure(one['low'])} to {_figure(one['high'])}"
         )
     for width, test in found["position_bias"].items():
-        typer.echo(f"  of {width} places chosen {test['chosen']}, p = {_figure(test['p_value'])}")
+        places = ", ".join(f"{place}: {count}" for place, count in enumerate(test["chosen"], start=1))
+        typer.echo(
+            f"  of {width} candidates chosen by their place on the page, {places}; "
+            f"chance alone would be as uneven with p = {_figure(test['p_value'])}"
+        )
     if found["gold_items"]:
         typer.echo(f"  gold right {_figure(found['gold']['value'])}")
     for one in found["people"]:

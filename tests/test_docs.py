@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import typer
@@ -16,6 +17,7 @@ import yaml
 from pipelines.cli import app
 from pipelines.recipe import check
 from pipelines.reference import reference
+from trainers.config import LossType
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -39,6 +41,11 @@ WRITTEN = {
     for name in re.findall(r'^```\w+ title="([\w.]+)"$', page.read_text(), re.MULTILINE)
 }
 """Files that a reader writes; tests/test_site.py writes them and runs what is done with them."""
+
+
+def test_every_loss_type_stands_on_the_page_of_settings():
+    page = (ROOT / "docs" / "recipes.md").read_text()
+    assert [name for name in get_args(LossType) if f"`{name}`" not in page] == []
 
 
 def test_there_are_commands_to_test():

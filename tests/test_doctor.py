@@ -57,6 +57,10 @@ def test_it_tells_what_is_here(tmp_path: Path, answers: dict[str, Any]) -> None:
     assert "flash_attention_2: it runs on CUDA only" in text
     assert "flash-attn    not installed" in text
     assert "alias         smollm2-135m: SmolLM2-135M-Instruct" in text
+    found["aliases"] = [{**alias, "built": False} for alias in found["aliases"]]
+    assert ", 0.0 MB)" not in told(found)
+    assert "alias         minilm-l6: all-MiniLM-L6-v2" in text
+    assert "alias         tiny-reranker: " in text
     assert "demo.yaml: runs here with cpu, float32, sdpa" in text
     assert "wrong.yaml: 1 fault; see" in text
 

@@ -140,6 +140,15 @@ def test_a_plain_model_leaves_as_it_is(runs: Path, tmp_path: Path) -> None:
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+def test_the_command_says_nothing_of_packages_that_are_not_needed(runs: Path, tmp_path: Path) -> None:
+    words = ["export", "demo", "--stage", "full", "--runs-dir", str(runs), "--to", str(tmp_path / "out")]
+    command = [sys.executable, "-m", "pipelines.cli", *words]
+    done = subprocess.run(
+        command, env=environment(), capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_the_card_goes_along_in_the_hubs_format(runs: Path, tmp_path: Path) -> None:
     run_export(runs, "one", tmp_path / "out")
     card = ModelCard.load(tmp_path / "out" / "README.md")

@@ -404,3 +404,8 @@ def test_the_verb_is_light() -> None:
     assert done.returncode == 0, done.stderr
     assert done.stderr.splitlines()[-1] == "HEAVY []"
     assert json.loads(done.stdout)["from"] == "axolotl"
+
+
+def test_a_method_that_follows_from_what_is_left_out_says_so(tmp_path: Path):
+    assert one(tmp_path, AXOLOTL).how == "`rl`, which is left out"
+    assert one(tmp_path, AXOLOTL + "rl: dpo\n").how == "`rl`"

@@ -152,7 +152,9 @@ def test_neighbours() -> None:
         "also",
         "closed_form",
     }
-    assert "cCPO" in _text("neighbours", "CPO")
+    text = _text("neighbours", "CPO")
+    assert "cCPO" in text
+    assert "on both sides -> for" in text  # the words of `show`
 
 
 def test_search() -> None:

@@ -262,6 +262,7 @@ def test_an_unknown_model_is_said_and_not_guessed(tmp_path: Path):
     found = Estimator(tmp_path, loaded.stages, {}).estimate(loaded.stages[0], CPU)
     assert found.memory is None
     assert found.unknown is not None
+    assert "the hub's cache; `heliograph fetch RECIPE` brings it" in found.unknown
     assert "hf download nobody/nothing config.json" in found.unknown
     with pytest.raises(ModelError, match="are not counted here"):
         shape_of({"model_type": "mamba"}, "config.json")

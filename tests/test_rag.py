@@ -14,6 +14,7 @@ import pytest
 from data.chatting.request import ServerError, ServerOptions
 from data.errors import DataError, RecipeError
 from data.jsonl import read_jsonl, write_jsonl_atomic
+from data.radio.corpus import main as make_corpus
 from data.radio.corpus import world_files
 from data.radio.fuse import score_pools
 from data.radio.placebo import donors, score_placebo
@@ -433,8 +434,8 @@ def write(folder: Path, text: str) -> Path:
         ("rerankers: {tuned: tuned}", "rerankers: {tuned: groups}", "makes groups, and a reranker is needed"),
         ("reader: tiny", "reader: tuned", "makes a reranker, and a model is needed here"),
         ("rationales: why", "rationales: pools", "makes pools, and rationales is needed here; why does"),
-        ("rationales: why", "rationales: way.jsonl", "there is no such file, and no stage is called so"),
-        ("corpus: c.jsonl", "corpus: d.jsonl", "there is no such file"),
+        ("rationales: why", "rationales: way.jsonl", "there is no file way.jsonl, and no stage is called so"),
+        ("corpus: c.jsonl", "corpus: d.jsonl", "there is no file d.jsonl"),
         ("reader: tiny, ", "", "needs one reader"),
         ("kind: retrieve, ", "kind: retrieve, encoder: minilm-l7, ", "did you mean minilm-l6?"),
         ("suite: rag, ", "suite: rag, models: {a: tiny}, ", "`suite: rag` does not read it"),
@@ -505,3 +506,15 @@ def test_score_pools_and_the_placebo_leave_each_other_alone() -> None:
     assert [int(one.rationale.argmax()) for one in plain] == [2, 2, 2]
     swapped = list(score_placebo(pools, donors(pools, reasons), scorer, Counter()))
     assert all(not np.array_equal(a.rationale, b.rationale) for a, b in zip(plain, swapped, strict=True))
+
+
+def test_the_corpus_command_says_what_it_wrote(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = ["--train-places", "3", "--test-places", "2"]
+    monkeypatch.setattr("sys.argv", ["corpus", str(tmp_path / "places"), *small])
+    make_corpus()
+    said = capsys.readouterr().out.splitlines()
+    rows = list(read_jsonl(tmp_path / "places" / "test.jsonl"))
+    assert f"{tmp_path / 'places' / 'test'}.jsonl: {len(rows)} rows" in said
+    assert len(said) == len(list((tmp_path / "places").iterdir()))

@@ -235,7 +235,7 @@ def test_a_missing_file_is_told_with_the_nearest(read: Check) -> None:
     assert line.startswith("r:16:14: stages.drawn.prompts: ")
     text = GOOD.replace("prompts: rows.jsonl", "prompts: ./row.jsonl")
     assert one(read(text)).endswith(
-        "there is no such file; paths start at the recipe's folder; did you mean rows.jsonl?"
+        "there is no file ./row.jsonl; paths start at the recipe's folder; did you mean rows.jsonl?"
     )
 
 

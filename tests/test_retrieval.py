@@ -165,10 +165,8 @@ def test_a_torn_tail_costs_what_it_tore(tmp_path: Path, keys_lost: int, vectors_
     assert np.array_equal(third.vectors()[third.rows(["fresh"])], unit(1, seed=5))
 
 
-def test_one_writer_at_a_time_and_no_nan(tmp_path: Path) -> None:
+def test_no_vector_that_is_not_finite(tmp_path: Path) -> None:
     store = EmbeddingStore(tmp_path, "e", 8)
-    with pytest.raises(RunError, match="another process"):
-        EmbeddingStore(tmp_path, "e", 8)
     with pytest.raises(RunError, match="not finite"):
         store.append(["a"], np.full((1, 8), np.nan, dtype=np.float32))
     assert len(store) == 0
@@ -206,6 +204,23 @@ def test_of_equal_scores_the_lower_place_comes_first_across_blocks() -> None:
     assert place.tolist() == [[3, 11, 12, 30, 0, 1]]
 
 
+@pytest.mark.parametrize("many", [0, 32])
+@pytest.mark.parametrize("block_bytes", [1, 1000, 5000])
+def test_many_equal_scores_and_ever_better_ones(
+    many: int, block_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole numbers, so that scores are exact; `many`: whether what beats the best so far is picked or sorted."""
+    monkeypatch.setattr(exact, "MANY", many)
+    dice = np.random.default_rng(4)
+    vectors = dice.integers(-2, 3, (400, 4)).astype(np.float32)
+    rising = vectors[np.argsort(vectors[:, 0], kind="stable")]
+    queries = np.concatenate([np.eye(4, dtype=np.float32), dice.integers(-1, 2, (3, 4)).astype(np.float32)])
+    for corpus in (vectors, rising, -rising):
+        scores, place = exact.search(corpus, queries, 9, block_bytes=block_bytes)
+        assert np.array_equal(place, brute(corpus, queries, 9))
+        assert np.array_equal(scores, np.take_along_axis(queries @ corpus.T, place, 1))
+
+
 def test_rows_choose_the_passages() -> None:
     vectors, queries = unit(60), unit(3, seed=2)
     rows = np.array([5, 50, 7, 7, 20])
@@ -231,7 +246,24 @@ def test_faiss_finds_what_is_there_and_is_kept(
     )
     monkeypatch.setattr(ann, "_build", lambda *_: pytest.fail("built twice"))
     again = ann.open_index(vectors, rows, factory, "e", tmp_path, quiet(tmp_path), nprobe=8)
-    assert np.array_equal(ann.search(again, queries, 10)[1], place)
+    for one, other in zip(ann.search(again, queries, 10), (scores, place), strict=True):
+        assert np.array_equal(one, other)
+
+
+def test_faiss_gives_the_lower_place_of_equals_and_tells_what_it_did_not_find(tmp_path: Path) -> None:
+    pytest.importorskip("faiss")
+    vectors = np.repeat(np.eye(4, dtype=np.float32), [3, 40, 40, 40], axis=0)[::-1].copy()
+    queries = np.eye(4, dtype=np.float32)
+    made = ann.open_index(vectors, np.arange(123), "IVF4,Flat", "e", tmp_path, quiet(tmp_path), nprobe=1)
+    scores, place = ann.search(made, queries, 5)
+    assert place.tolist() == [
+        [120, 121, 122, -1, -1],
+        [80, 81, 82, 83, 84],
+        [40, 41, 42, 43, 44],
+        [0, 1, 2, 3, 4],
+    ]
+    assert scores[0].tolist() == [1, 1, 1, -np.inf, -np.inf]
+    assert (scores[1:] == 1).all()
 
 
 def test_an_unknown_or_too_large_index_is_told(tmp_path: Path) -> None:
@@ -283,7 +315,8 @@ def test_an_index_of_words_is_kept_and_mapped_and_a_torn_one_is_told(tmp_path: P
     assert isinstance(again.index.scores["data"], np.memmap)
     for one, other in zip(first.search(["blue fox"], 4), again.search(["blue fox"], 4), strict=True):
         assert one.tolist() == other.tolist()
-    assert [one.name for one in (tmp_path / "deep").iterdir()] == ["index"]
+    assert sorted(one.name for one in (tmp_path / "deep").iterdir()) == [".index.lock", "index"]
+    assert not [*(tmp_path / "deep" / "index").glob("*.scratch")]
     (tmp_path / "deep" / "index" / "params.index.json").write_text("{")
     with pytest.raises(ModelError, match="cannot be read"):
         Bm25(iter(()), folder=tmp_path / "deep" / "index")
@@ -357,8 +390,15 @@ def test_dense_pools_are_those_of_the_library_and_a_second_call_encodes_nothing(
     assert again["encoded_passages"] == 0
     rows = read_jsonl(tmp_path / "a.jsonl")
     assert read_jsonl(tmp_path / "b.jsonl") == rows
-    faiss = options.model_copy(update={"index": "faiss"})
+    faiss = options.model_copy(update={"index": "faiss", "faiss_factory": "IVF1,Flat"})
     retrieve(faiss, asked(), path, tmp_path / "f.jsonl", quiet(tmp_path), cache=tmp_path / "cache")
+    indexes = sorted((tmp_path / "cache" / "indexes").iterdir())
+    flat, said = options.model_copy(update={"index": "faiss"}), list[str]()
+    work = Work(out=tmp_path, say=said.append)
+    retrieve(flat, asked(), path, tmp_path / "flat.jsonl", work, cache=tmp_path / "cache")
+    assert read_jsonl(tmp_path / "flat.jsonl") == rows
+    assert any("without a copy" in line for line in said)
+    assert sorted((tmp_path / "cache" / "indexes").iterdir()) == indexes
     model = SentenceTransformer(encoder_folder("minilm-l6"))
     passages = Passages(path, tmp_path / "index")
     scores = model.encode([q["question"] for q in asked()]) @ model.encode(list(passages.texts())).T
@@ -368,6 +408,28 @@ def test_dense_pools_are_those_of_the_library_and_a_second_call_encodes_nothing(
         assert [document["score"] for document in row["documents"]] == pytest.approx(expected[best], abs=2e-6)
     for row, other in zip(rows, read_jsonl(tmp_path / "f.jsonl"), strict=True):
         assert [d["id"] for d in row["documents"]] == [d["id"] for d in other["documents"]]
+
+
+@needs_minilm
+def test_an_index_is_not_taken_for_that_of_other_passages_in_the_same_rows(tmp_path: Path) -> None:
+    import shutil
+
+    pytest.importorskip("faiss")
+    from trainers.retrieval.retrieve import retrieve
+
+    cache = tmp_path / "cache"
+    options = RetrieveOptions(n_documents=1, index="faiss", faiss_factory="IVF1,Flat")
+    found: list[str] = []
+    for name, turn in (("one", 0), ("other", 5)):
+        path = write(
+            tmp_path / f"{name}.jsonl",
+            [{"id": subject, "text": f"The {subject}"} for subject in SUBJECTS[turn:] + SUBJECTS[:turn]],
+        )
+        out = tmp_path / f"{name}-rows.jsonl"
+        retrieve(options, [{**asked()[0], "question": "The lamp"}], path, out, quiet(tmp_path), cache=cache)
+        found.append(read_jsonl(out)[0]["documents"][0]["id"])
+        shutil.rmtree(cache / "embeddings")
+    assert found == ["lamp", "lamp"]
 
 
 @needs_minilm
@@ -392,6 +454,18 @@ def test_prefixes_lengths_and_sides_make_vectors_of_their_own(tmp_path: Path) ->
     assert np.allclose(later(texts, "document"), Encoder(options)(texts, "document"), atol=1e-6)
     assert later.encoded == 0
     later.close()
+
+
+@needs_minilm
+def test_questions_and_passages_that_are_encoded_alike_share_their_vectors(tmp_path: Path) -> None:
+    from trainers.radio.config import EncoderOptions
+    from trainers.retrieval.encoder import Encoder
+
+    made = Encoder(EncoderOptions(query_max_length=64, document_max_length=64), tmp_path)
+    assert np.array_equal(made(["a river"], "query"), made(["a river", "a lamp"], "document")[:1])
+    assert np.array_equal(made(["a lamp"], "query"), made(["a lamp"], "document"))
+    assert made.encoded == 2
+    made.close()
 
 
 @needs_minilm

@@ -54,9 +54,13 @@ def test_the_site_is_built_without_a_warning(tmp_path: Path):
 
 
 def walk(page: str) -> list[tuple[str, str, str]]:
-    """What the reader does, from top to bottom: (`write`, file, text) or (`run`, command, "")."""
+    """What the reader does, from top to bottom: (`write`, file, text), (`run`, command, ""), or, with YAML that has no
+    file's name, (`append`, "", text) to the file written last.
+    """
     files = re.finditer(r'```\w+ title="([\w.]+)"\n(.*?)```', page, re.DOTALL)
     steps = [(found.start(), ("write", found[1], found[2])) for found in files]
+    more = re.finditer(r"```yaml\n(.*?)```", page, re.DOTALL)
+    steps += [(found.start(), ("append", "", found[1])) for found in more]
     for found in re.finditer(r"```console\n(.*?)```", page, re.DOTALL):
         lines = re.findall(r"^\$ (.*)$", found[1], re.MULTILINE)
         steps += [(found.start(), ("run", line.split("  #")[0].strip(), "")) for line in lines]
@@ -65,11 +69,13 @@ def walk(page: str) -> list[tuple[str, str, str]]:
 
 def test_the_walk_reads_a_page_from_top_to_bottom():
     page = '```yaml title="a.yaml"\nx: 1\n```\n```console\n$ one  # why\n$ two\n```\n```json title="b.jsonl"\n{}\n```\n'
+    page += "```yaml\ny: 2\n```\n"
     assert walk(page) == [
         ("write", "a.yaml", "x: 1\n"),
         ("run", "one", ""),
         ("run", "two", ""),
         ("write", "b.jsonl", "{}\n"),
+        ("append", "", "y: 2\n"),
     ]
 
 
@@ -79,10 +85,14 @@ def test_the_tutorial_works_word_by_word(tmp_path: Path):
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     page = (DOCS / "sft-to-dpo.md").read_text()
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": "1"}
-    ran = 0
+    ran, written = 0, tmp_path
     for what, name, text in walk(page):
         if what == "write":
-            (tmp_path / name).write_text(text)
+            written = tmp_path / name
+            written.write_text(text)
+            continue
+        if what == "append":
+            written.write_text(written.read_text() + text)
             continue
         assert name.startswith("heliograph ")
         done = subprocess.run(
@@ -95,7 +105,8 @@ def test_the_tutorial_works_word_by_word(tmp_path: Path):
         )
         assert done.returncode == 0, f"{name}\n{done.stdout}{done.stderr}"
         ran += 1
-    assert ran >= 7
+    assert ran >= 9
+    assert (tmp_path / "runs" / "telegram" / "merged" / "done.json").is_file()
     assert (tmp_path / "runs" / "telegram" / "dpo" / "done.json").is_file()
     assert (tmp_path / "runs" / "telegram-beta" / "dpo" / "done.json").is_file()
     refused = subprocess.run(

@@ -183,7 +183,10 @@ class PreferOptions(ModelOptions, AdapterOptions, TrainingOptions):
     """A loss stated as logic, instead of `loss_type`: a name such as `cCPO`, a formula, or a mapping of the
     [settings of a loss](#a-loss-stated-as-logic)."""
     loss_type: LossType | Annotated[tuple[LossType, ...], Field(min_length=1)] = "sigmoid"
-    """TRL's name of the loss; `sigmoid` is DPO, `cdpo` is DPO with label smoothing. Several are added up."""
+    """TRL's name of the loss; `sigmoid` is DPO, `cdpo` is DPO with label smoothing. Several are added up. The others:
+    `hinge`, `ipo`, `exo_pair`, `nca_pair`, `robust`, `bco_pair`, `sppo_hard`, `aot`, `aot_unpaired`, `apo_zero`,
+    `apo_down`, `discopop`, `sft`, `sigmoid_norm`, `cpo`, `cpo_hinge`, `cpo_ipo`, `simpo`, `orpo`, `kto`,
+    `apo_zero_unpaired`."""
     loss_weights: tuple[float, ...] | None = None
     """One weight for each loss."""
     beta: Annotated[float, Field(gt=0)] = 0.1

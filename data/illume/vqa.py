@@ -193,6 +193,7 @@ def main() -> None:
             file.parent.mkdir(parents=True, exist_ok=True)
             split = file.parent.name
             shutil.copyfile(package() / split / "images" / file.name, file)
+        print(f"{asked.folder / name}.jsonl: {len(rows)} rows")
 
 
 if __name__ == "__main__":

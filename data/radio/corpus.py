@@ -75,6 +75,7 @@ def main() -> None:
     world = World(seed=asked.seed, train_places=asked.train_places, test_places=asked.test_places)
     for name, rows in world_files(world).items():
         write_jsonl_atomic(asked.folder / f"{name}.jsonl", rows)
+        print(f"{asked.folder / name}.jsonl: {len(rows)} rows")
 
 
 if __name__ == "__main__":

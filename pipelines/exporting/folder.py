@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable
@@ -47,6 +48,8 @@ class Request:
 
 def export(request: Request, show: Show) -> dict[str, Any]:
     """Returns what was exported and what was checked."""
+    # It asks for a package that only makes 4-bit products faster; what it says in a run stands in the stage's log.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     run_dir = locate(request.run, request.runs_dir).absolute()
     record = gather(run_dir)
     done = chosen(record, request.stage)

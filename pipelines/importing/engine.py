@@ -137,7 +137,7 @@ def _method(source: Source, values: Mapping[str, Any], asked: str | None, file: 
         return cast("Method", asked), "--method"
     found = source.method(values)
     if found is not None:
-        return found[0], f"`{found[1]}`"
+        return found[0], f"`{found[1]}`" if found[1] in values else f"`{found[1]}`, which is left out"
     folder = next((part for part in reversed(file.absolute().parts) if part in known), None)
     if folder is not None:
         return cast("Method", folder), f"its folder `{folder}`"

@@ -187,7 +187,7 @@ def neighbours(source: Source, given: Given = None, also: Also = None, as_json: 
                 {
                     "name": ", ".join(x["names"]) or "-",
                     "row": " ".join(f"{k}={v}" for k, v in _truths(x["row"]).items()),
-                    "mark": f"{x['before']} -> {x['after']}",
+                    "counts": f"{_MEANING[x['before']]} -> {_MEANING[x['after']]}",
                     "closed form": x["closed_form"],
                 }
                 for x in steps
@@ -197,7 +197,12 @@ def neighbours(source: Source, given: Given = None, also: Also = None, as_json: 
 
 @loss_app.command()
 def search(
-    collapses: Annotated[bool | None, typer.Option("--collapses/--no-collapses")] = None,
+    collapses: Annotated[
+        bool | None,
+        typer.Option(
+            "--collapses/--no-collapses", help="Satisfied by making both answers improbable, or not."
+        ),
+    ] = None,
     averages: Annotated[
         bool | None, typer.Option("--averages/--no-averages", help="Needs per-token averages, or not.")
     ] = None,

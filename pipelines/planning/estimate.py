@@ -83,7 +83,8 @@ class Estimator:
         try:
             return self._estimate(stage, here)
         except UserError as fault:
-            return Estimate(stage, unknown=" ".join(str(fault).split()))
+            said = (" ".join(line.split()) for line in str(fault).splitlines())
+            return Estimate(stage, unknown="; ".join(line for line in said if line))
 
     def _estimate(self, stage: Stage, here: Here) -> Estimate:
         start = self.models.start(str(getattr(stage, "model", "")))

@@ -78,7 +78,7 @@ class Models:
             raise ModelError(
                 "its shape is not known here: it is no alias, no folder, and not in the hub's cache",
                 where=name,
-                way_out=f"`heliograph fetch RECIPE`, or `hf download {name} config.json tokenizer.json "
+                way_out=f"`heliograph fetch RECIPE` brings it, or `hf download {name} config.json tokenizer.json "
                 "tokenizer_config.json`, or give the folder of a local copy; a plan guesses no shapes.",
             )
         return Start(read_shape(folder), name, folder)

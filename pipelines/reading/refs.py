@@ -124,7 +124,7 @@ def _file_fault(
         if fit
         else ""
     )
-    return f"there is no such file{who}; paths start at the recipe's folder{hint}"
+    return f"there is no file {show(value)}{who}; paths start at the recipe's folder{hint}"
 
 
 def _data_fault(value: str, placed: Placed, path: Trail, names: Mapping[str, int], base: Path) -> str | None:
@@ -134,7 +134,7 @@ def _data_fault(value: str, placed: Placed, path: Trail, names: Mapping[str, int
     if file.suffix.lower() in (*SUFFIXES, ".gz") or value.startswith((".", "/", "~")):
         near = _near_file(base, file)
         hint = f"; did you mean {file.parent / near}?" if near else ""
-        return f"there is no such file; paths start at the recipe's folder{hint}"
+        return f"there is no file {show(value)}; paths start at the recipe's folder{hint}"
     if "/" in value:
         return None
     # A single word may be an old dataset of the hub, but far more often it is a stage.

@@ -19,7 +19,8 @@ class Prefer(Stage, PreferOptions):
     model: Annotated[str, StageRef("model")]
     """The policy to align, and its own reference: a stage, an alias, a folder, or `owner/name` on the hub."""
     pairs: Annotated[Mixture, StageRef("pairs")]
-    """Rows of prompt, chosen and rejected: a stage that makes them, or files."""
+    """Rows of prompt, chosen and rejected: a stage that makes them, or files. The losses kto and apo_zero_unpaired also
+    take rows of prompt, completion and `label` (true: wanted); of a pair they make two such rows."""
     eval_pairs: Annotated[Mixture | None, StageRef("pairs")] = None
     """Held-out pairs, measured at the end."""
     limits: LedgerLimits = LedgerLimits()

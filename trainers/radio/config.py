@@ -44,7 +44,8 @@ class RetrieveOptions(EncoderOptions):
     index: Literal["exact", "faiss"] = "exact"
     """`exact`: blocked products over memory-mapped vectors. `faiss`: the index that `faiss_factory` describes."""
     faiss_factory: str = "Flat"
-    """FAISS's own description of an index, such as `IVF4096,PQ64` or `HNSW32`."""
+    """FAISS's own description of an index, such as `IVF4096,PQ64` or `HNSW32`. `Flat` searches the kept vectors and
+    writes no index."""
     faiss_nprobe: Annotated[int, Field(ge=1)] = 16
     """Cells that an IVF index looks into."""
     bm25_k1: Annotated[float, Field(ge=0)] = 0.9

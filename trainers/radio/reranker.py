@@ -24,7 +24,7 @@ from trainers.radio.config import RerankerOptions
 from trainers.radio.reranking import encode_pairs, load_reranker
 from trainers.training import checkpoints
 from trainers.training.arguments import build, training_arguments
-from trainers.training.loop import MODEL, mean_loss
+from trainers.training.loop import MODEL, LogTheEnd, mean_loss
 from trainers.training.watching import FiniteLoss, Teller, summary
 from trainers.work import Work
 
@@ -116,7 +116,7 @@ def train_reranker(
             in_batch_negatives=options.in_batch_negatives,
             forward_tokens=options.forward_tokens,
         ),
-        callbacks=[Teller(work)],
+        callbacks=[Teller(work), LogTheEnd()],
     )
     trainer.remove_callback(PrinterCallback)
     trainer.keep_checkpoints = options.save_total_limit

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data.errors import ModelError, RecipeError
-from data.jsonl import replacing
+from data.errors import ModelError, RecipeError, RunError
 from trainers.fingerprint import fingerprint
+from trainers.retrieval.building import turn, writing
+from trainers.retrieval.exact import BLOCK_BYTES
 from trainers.work import Work
 
-BLOCK = 65536
 TRAIN_PER_CELL = 64
 """Vectors for each cell of an IVF index that are enough to place it; FAISS warns below 39 and samples above 256."""
+INDEX, MADE = "index.faiss", "made.json"
 
 
 def open_index(
@@ -31,30 +31,78 @@ def open_index(
     nprobe: int = 16,
     seed: int = 0,
 ) -> Any:
-    """The index over these rows by inner product; an earlier one is read if it was made from the same rows."""
+    """The index over these rows by inner product; an earlier one is read if it was made from the same vectors.
+
+    `identity` tells these vectors, in this order, from all others: the numbers of their rows do not.
+    """
     faiss = _faiss()
-    mark = fingerprint("faiss 1", identity, factory, seed, len(rows), _digest(rows))
-    file, told = folder / f"faiss-{mark}.index", folder / f"faiss-{mark}.json"
-    if file.is_file() and told.is_file():
-        index = faiss.read_index(str(file), faiss.IO_FLAG_MMAP)
-        if index.ntotal == len(rows):
-            return _probing(faiss, index, nprobe)
-    index = _build(faiss, vectors, rows, factory, seed, work)
-    folder.mkdir(parents=True, exist_ok=True)
-    aside = file.with_name(file.name + ".tmp")
-    faiss.write_index(index, str(aside))
-    os.replace(aside, file)
-    with replacing(told) as out:
-        out.write(json.dumps({"factory": factory, "vectors": len(rows), "identity": identity}).encode())
-    return _probing(faiss, index, nprobe)
+    mark = fingerprint("faiss 2", identity, factory, seed, len(rows))
+    kept = folder / f"faiss-{mark}"
+    if not kept.is_dir():
+        with turn(kept, work.say):
+            if not kept.is_dir():
+                with writing(kept) as aside:
+                    index = _build(faiss, vectors, rows, factory, seed, work)
+                    _write(
+                        faiss, index, aside, {"factory": factory, "vectors": len(rows), "identity": identity}
+                    )
+                    # One index in memory at most: what is searched is the one on disk.
+                    del index
+    return _mapped(faiss, kept, len(rows), nprobe)
 
 
 def search(index: Any, queries: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Scores and places, best first, of equal scores the lower place; -1 where an approximate index found fewer."""
     scores, place = index.search(np.ascontiguousarray(queries, dtype=np.float32), min(k, index.ntotal))
-    scores = np.where(place < 0, -np.inf, scores)
-    order = np.lexsort((place, -scores), axis=1)
-    return np.take_along_axis(scores, order, 1), np.take_along_axis(place, order, 1)
+    # FAISS sorts by score already: only rows with equal ones are sorted again, which few questions have.
+    tied = np.flatnonzero((scores[:, 1:] == scores[:, :-1]).any(axis=1))
+    if len(tied):
+        found, there = scores[tied], place[tied]
+        found[there < 0] = -np.inf
+        order = np.lexsort((there, -found), axis=1)
+        scores[tied], place[tied] = np.take_along_axis(found, order, 1), np.take_along_axis(there, order, 1)
+    if place.size and place[:, -1].min() < 0:
+        scores[place < 0] = -np.inf
+    return scores, place
+
+
+def _write(faiss: Any, index: Any, folder: Path, facts: dict[str, Any]) -> None:
+    try:
+        faiss.write_index(index, str(folder / INDEX))
+    except RuntimeError as broken:  # FAISS has no other error
+        raise RunError(
+            f"FAISS cannot write its index: {_said(broken)}",
+            where=str(folder.parent),
+            way_out="check the folder's permissions and the free space (df -h)",
+        ) from broken
+    (folder / MADE).write_text(json.dumps(facts), encoding="utf-8")
+
+
+def _mapped(faiss: Any, folder: Path, count: int, nprobe: int) -> Any:
+    try:
+        # Not IO_FLAG_MMAP: lists mapped by it start 32 threads at every search, which read all of a list beforehand,
+        # and it maps nothing but inverted lists.
+        index = faiss.read_index(str(folder / INDEX), faiss.IO_FLAG_MMAP_IFC)
+    except RuntimeError as broken:
+        raise _unreadable(folder, _said(broken)) from broken
+    if index.ntotal != count:
+        raise _unreadable(folder, f"it holds {index.ntotal:,} of {count:,} vectors")
+    if (inverted := faiss.try_extract_index_ivf(index)) is not None:
+        inverted.nprobe = nprobe
+    return index
+
+
+def _unreadable(folder: Path, why: str) -> RunError:
+    return RunError(
+        f"the FAISS index cannot be read: {why}",
+        where=str(folder),
+        way_out="remove the folder: it is built again",
+    )
+
+
+def _said(broken: Exception) -> str:
+    """The last line: before it FAISS tells where in its own source."""
+    return str(broken).strip().splitlines()[-1] if str(broken).strip() else type(broken).__name__
 
 
 def _build(
@@ -80,22 +128,11 @@ def _build(
         picked = np.sort(dice.choice(len(rows), min(len(rows), TRAIN_PER_CELL * cells), replace=False))
         work.say(f"faiss: `{factory}` is trained on {len(picked):,} of {len(rows):,} vectors")
         index.train(np.asarray(vectors[rows[picked]], dtype=np.float32))
-    for start in range(0, len(rows), BLOCK):
-        index.add(np.asarray(vectors[rows[start : start + BLOCK]], dtype=np.float32))
-        work.progress(done=min(start + BLOCK, len(rows)), total=len(rows), unit="vectors")
+    step = max(1, BLOCK_BYTES // (4 * vectors.shape[1]))
+    for start in range(0, len(rows), step):
+        index.add(np.asarray(vectors[rows[start : start + step]], dtype=np.float32))
+        work.progress(done=min(start + step, len(rows)), total=len(rows), unit="vectors")
     return index
-
-
-def _probing(faiss: Any, index: Any, nprobe: int) -> Any:
-    if (inverted := faiss.try_extract_index_ivf(index)) is not None:
-        inverted.nprobe = nprobe
-    return index
-
-
-def _digest(rows: NDArray[np.int64]) -> str:
-    import hashlib
-
-    return hashlib.sha256(np.ascontiguousarray(rows).tobytes()).hexdigest()
 
 
 def _faiss() -> Any:

@@ -90,7 +90,9 @@ class Encoder:
         # A block of a map: only its pages are read.
         return np.asarray(self.store(side).vectors()[rows], dtype=np.float32)
 
-    def fill(self, texts: Iterable[str], side: Side, *, progress: Progress = silent) -> NDArray[np.int64]:
+    def fill(
+        self, texts: Iterable[str], side: Side, *, total: int | None = None, progress: Progress = silent
+    ) -> NDArray[np.int64]:
         """Make sure the store holds every text, streamed; returns their rows in it."""
         store = self.store(side)
         found: list[NDArray[np.int64]] = []
@@ -103,7 +105,7 @@ class Encoder:
                 rows = store.rows(chunk)
             found.append(rows)
             done += len(chunk)
-            progress(done=done, total=None, unit="texts")
+            progress(done=done, total=total, unit="texts")
         return np.concatenate(found) if found else np.empty(0, dtype=np.int64)
 
     def fresh(self, texts: Sequence[str], side: Side) -> NDArray[np.float32]:

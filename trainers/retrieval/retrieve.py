@@ -27,6 +27,9 @@ from trainers.work import Work
 
 CHUNK = 1024
 """Questions searched together."""
+EVERY_VECTOR = "Flat"
+"""The FAISS index that compares with all vectors, as `index: exact` does: FAISS would keep a second copy of them, and
+is slower at it."""
 FIGURES = "retrieval.json"
 
 Search = tuple[NDArray[np.float32], NDArray[np.int64]]
@@ -109,21 +112,31 @@ class _Searcher:
         if options.retriever == "bm25":
             mark = fingerprint("bm25 1", passages.identity(), options.bm25_k1, options.bm25_b)
             folder = cache / "indexes" / f"bm25-{mark}"
-            self.lexical = Bm25(passages.texts(), k1=options.bm25_k1, b=options.bm25_b, folder=folder)
+            self.lexical = Bm25(
+                passages.texts(), k1=options.bm25_k1, b=options.bm25_b, folder=folder, say=work.say
+            )
             if not self.lexical.built:
                 work.say(f"the index of the words of {passages.path.name} was there already")
             return
         self.encoder = Encoder(options, cache / "embeddings", options.store_dtype)
-        self.rows = self.encoder.fill(passages.texts(), "document", progress=work.progress)
+        self.rows = self.encoder.fill(
+            passages.texts(), "document", total=len(passages), progress=work.progress
+        )
         self.new = self.encoder.encoded
+        # Rows that follow one another are read as slices of the map; others are picked, block by block.
+        self.plain = bool((np.diff(self.rows) == 1).all())
         work.say(f"{len(passages) - self.new:,} of {len(passages):,} passages had their vectors already")
-        if options.index == "faiss":
+        if options.index == "faiss" and options.faiss_factory == EVERY_VECTOR:
+            work.say(
+                "faiss: `Flat` compares with every vector: those that are kept are searched, without a copy"
+            )
+        elif options.index == "faiss":
             store = self.encoder.store("document")
             self.index = ann.open_index(
                 store.vectors(),
                 self.rows,
                 options.faiss_factory,
-                self.encoder.identity("document"),
+                store.identity_of(self.rows),
                 cache / "indexes",
                 work,
                 nprobe=options.faiss_nprobe,
@@ -139,9 +152,9 @@ class _Searcher:
         if self.index is not None:
             return ann.search(self.index, queries, k)
         vectors = self.encoder.store("document").vectors()
-        # Rows that follow one another are read as slices of the map, without a copy of the whole.
-        plain = len(self.rows) == len(vectors) and bool((np.diff(self.rows) == 1).all())
-        return exact.search(vectors, queries, k, rows=None if plain else self.rows)
+        if self.plain:
+            return exact.search(vectors[self.rows[0] : self.rows[-1] + 1], queries, k)
+        return exact.search(vectors, queries, k, rows=self.rows)
 
     def figures(self) -> dict[str, Any]:
         if self.encoder is None:

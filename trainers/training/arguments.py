@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -63,7 +64,10 @@ def training_arguments(
         **options.training,
     }
     try:
-        return kind(**settings)
+        with warnings.catch_warnings():
+            # Its new name is not yet one that TRL reads, and TRL's own default sets the old one.
+            warnings.filterwarnings("ignore", "`gradient_checkpointing` is deprecated", FutureWarning)
+            return kind(**settings)
     except (TypeError, ValueError) as broken:
         raise RecipeError(str(broken), where="training", way_out=f"See {kind.__name__} of TRL.") from broken
 
