@@ -18,7 +18,7 @@ from pipelines.planning.changes import changes, cheapest, cut_rows
 from pipelines.planning.estimate import REFERENCE_FREE, Estimator, Here
 from pipelines.planning.gpus import propose
 from pipelines.planning.layouts import Batch, Row, Stretch, heaviest, lay_out
-from pipelines.planning.memory import HOLES, activations, head, peak
+from pipelines.planning.memory import HOLES, HOLES_RECOMPUTED, activations, head, peak
 from pipelines.planning.models import Models
 from pipelines.planning.rows import Asked, lengths
 from pipelines.planning.setup import Setup
@@ -122,7 +122,10 @@ def test_the_heads_memory_by_hand():
     assert head(trl, batch) == 8.25 * 1000 * 32768 * 4 + 2 * 1000 * 8 * 4
     found = peak(trl, batch)
     transient = sum(found.parts.get(name, 0.0) for name in ("activations", "head", "working"))
-    assert found.parts["holes"] == HOLES[False] * transient
+    assert found.parts["holes"] == pytest.approx(HOLES * transient)
+    again = peak(Setup(wide, use_peft=True, trl_head=True, checkpointing=True), batch)
+    layers = again.parts["activations"] + again.parts.get("working", 0.0)
+    assert again.parts["holes"] == HOLES * again.parts["head"] + HOLES_RECOMPUTED * layers
 
 
 @pytest.mark.parametrize("engine", ["tree", "packed", "padded"])

@@ -22,9 +22,11 @@ TRL_TILES = {"cpu": 8.25, "cuda": 1.0}
 """Matrices of a tile's size at once in its backward: torch's operators keep their steps, Triton's kernel none."""
 KL_MATRICES = 5
 """Matrices of a piece of the vocabulary at once where two distributions are compared."""
-HOLES = {False: 0.33, True: 0.65}
-"""Without checkpointing and with it, of what comes and goes in a step: memory between blocks in use, freed, and of no
-size that is asked for again. Found by benchmarks/plan on glibc, where all else is counted to within some percent."""
+HOLES = 0.33
+"""Of what comes and goes in a step: memory between blocks in use, freed, and of no size that is asked for again. Found
+by benchmarks/plan on glibc, where all else is counted to within some percent."""
+HOLES_RECOMPUTED = 1.0
+"""The same of the layers with checkpointing, where each block is made, freed, and made again among others."""
 Moment = Literal["head", "block", "update"]
 """When most is in use: at the head, in the backward of the last block, or once all gradients are there."""
 PARTS = (
@@ -76,8 +78,9 @@ def peak(setup: Setup, batch: Batch) -> Memory:
     moment = max(moments, key=lambda name: sum(moments[name].values()))
     parts = moments[moment]
     if setup.device == "cpu":
-        temporary = sum(parts.get(name, 0.0) for name in ("activations", "head", "working"))
-        parts["holes"] = HOLES[setup.checkpointing] * temporary
+        layers = parts.get("activations", 0.0) + parts.get("working", 0.0)
+        share = HOLES_RECOMPUTED if setup.checkpointing else HOLES
+        parts["holes"] = HOLES * parts.get("head", 0.0) + share * layers
     return Memory({name: parts[name] for name in PARTS if parts.get(name)}, moment)
 
 
