@@ -83,6 +83,13 @@ def test_show_a_formula() -> None:
     assert not _json("show", "simpo")["step0"]["constant"]
 
 
+def test_a_name_that_no_row_has_is_noted_with_the_nearest() -> None:
+    (note,) = _json("show", "Winer -> Loser")["notes"]
+    assert note.startswith("`Winer` is no prediction of a row")
+    assert note.endswith("did you mean Winner?")
+    assert _json("show", "Winner' & Loser -> Ref.Winner")["notes"] == []
+
+
 @pytest.mark.parametrize(
     ("a", "b", "relation"),
     [

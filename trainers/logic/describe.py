@@ -6,7 +6,7 @@ from typing import Any
 
 from trainers.logic import links, measure, render, signs, tables
 from trainers.logic.expansion import expand
-from trainers.logic.formula import prediction
+from trainers.logic.formula import ATOMS, nearest_atom, prediction
 from trainers.logic.links import Link
 from trainers.logic.named import NamedLoss, names_of, sft_weight_of
 from trainers.logic.polynomial import starts_at_zero
@@ -67,7 +67,7 @@ def description(
             "l": signs.sign(structure, "Loser"),
         },
         "warnings": _warnings(structure, loss, link),
-        "notes": list(loss.notes) if loss else [],
+        "notes": list(loss.notes) if loss else _foreign(structure),
     }
     return told
 
@@ -116,3 +116,14 @@ def _warnings(structure: Structure, loss: NamedLoss | None, link: Link) -> list[
     if not any(is_policy(name) for name in structure.atoms):
         found.append("no atom belongs to the model in training, so nothing would be learned")
     return found
+
+
+def _foreign(structure: Structure) -> list[str]:
+    """Atoms that may be misspelt: a truth table takes any name, a recipe does not."""
+    names = dict.fromkeys(prediction(atom) for atom in structure.atoms)
+    return [
+        f"`{name}` is no prediction of a row, and a recipe refuses it unless `offset:` makes its model"
+        f"{nearest_atom(name)}"
+        for name in names
+        if name not in ATOMS
+    ]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import TypeAlias
 
 
@@ -64,7 +65,9 @@ _CANONICAL = {
     "rw": "Ref.Winner",
     "rl": "Ref.Loser",
 }
-_RANK = {"Winner": 0, "Loser": 1, "Ref.Winner": 2, "Ref.Loser": 3}
+ATOMS = ("Winner", "Loser", "Ref.Winner", "Ref.Loser")
+"""Predictions that a row of a preference stage has log-probabilities for."""
+_RANK = {name: rank for rank, name in enumerate(ATOMS)}
 
 
 def atom_name(spelling: str) -> str:
@@ -82,6 +85,12 @@ def atom_name(spelling: str) -> str:
 def prediction(name: str) -> str:
     """The prediction that a copied atom stands for: `Winner'` is a second variable for `Winner`."""
     return name.rstrip("'")
+
+
+def nearest_atom(name: str, known: Sequence[str] = ATOMS) -> str:
+    """`; did you mean Winner?`, where one is near."""
+    near = get_close_matches(name, known, n=1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def is_reference(name: str) -> bool:

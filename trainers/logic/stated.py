@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 from data.errors import RecipeError
 from trainers.config import PreferOptions, SymbolicLoss
 from trainers.logic import describe, measure
 from trainers.logic.errors import FormulaError, StructureError, UnknownLossError
 from trainers.logic.expansion import expand, literals
-from trainers.logic.formula import prediction
+from trainers.logic.formula import ATOMS, nearest_atom, prediction
 from trainers.logic.language import atoms_at, parse
 from trainers.logic.links import Link, value
 from trainers.logic.lookup import default_beta, find, is_word, resolve
@@ -19,8 +18,6 @@ from trainers.logic.named import NamedLoss, sft_weight_of
 from trainers.logic.polynomial import starts_at_zero
 from trainers.logic.structure import Structure, is_policy
 
-ATOMS = ("Winner", "Loser", "Ref.Winner", "Ref.Loser")
-"""The predictions that a row of a preference stage has log-probabilities for."""
 TEXTS = ("formula", "given", "also")
 BELONGS_ELSEWHERE = {
     "loss_weights": "write `sft_weight:` for a likelihood term beside it",
@@ -198,7 +195,7 @@ def _strangers(options: SymbolicLoss, text: str) -> list[FormulaError]:
     known = (*ATOMS, *((f"{made}.Winner", f"{made}.Loser") if made else ()))
     return [
         FormulaError(
-            f"`{name}` is no prediction of a row: there are {', '.join(known)}{_meant(name, known)}",
+            f"`{name}` is no prediction of a row: there are {', '.join(known)}{nearest_atom(name, known)}",
             where="formula",
             way_out="A copy of one, such as Winner', counts twice. `offset:` makes the two atoms of one other model.",
             position=position,
@@ -206,11 +203,6 @@ def _strangers(options: SymbolicLoss, text: str) -> list[FormulaError]:
         for name, position in atoms_at(text).items()
         if prediction(name) not in known
     ]
-
-
-def _meant(name: str, known: Sequence[str]) -> str:
-    near = get_close_matches(name, known, n=1)
-    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _made_by_hand(options: SymbolicLoss) -> str | None:
