@@ -183,7 +183,7 @@ def bring(
                 drop_empty(store, stage.id)
             raise
         missing = check_images(store, stage.id, Path(place.images))
-    typer.echo(f"{found.items} items and {found.votes} votes in {place.stage}")
+    typer.echo(f"{found.items} items and {found.votes} votes now in {folder}, as the stage {place.stage}")
     if found.people:
         typer.echo(f"people without a link: {', '.join(found.people)}")
     if missing:
