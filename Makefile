@@ -23,7 +23,7 @@ demo: $(VENV)/.installed  ## fine-tune, collect preferences, align, evaluate: th
 	$(BIN)/heliograph run recipes/quickstart.yaml
 
 test: $(VENV)/.installed-dev  ## the default tests, on all cores
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 test-slow: $(VENV)/.installed-dev  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow

@@ -140,6 +140,7 @@ def test_a_plain_model_leaves_as_it_is(runs: Path, tmp_path: Path) -> None:
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+@pytest.mark.slow
 def test_the_command_says_nothing_of_packages_that_are_not_needed(runs: Path, tmp_path: Path) -> None:
     words = ["export", "demo", "--stage", "full", "--runs-dir", str(runs), "--to", str(tmp_path / "out")]
     command = [sys.executable, "-m", "pipelines.cli", *words]

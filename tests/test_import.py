@@ -333,7 +333,7 @@ def test_local_paths_start_at_the_recipes_folder(tmp_path: Path, monkeypatch: py
         tmp_path, "model_name_or_path: o/m\ndatasets: [{path: json, data_files: no.jsonl}]\npacking: false\n"
     )
     made = write(missing, "r", tmp_path)
-    assert any("no such file" in line.why for line in made.told if line.verdict == "by hand")
+    assert any('there is no file "no.jsonl"' in line.why for line in made.told if line.verdict == "by hand")
 
 
 def test_a_file_is_never_written_over(tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ def test_in_a_training_step(recipe: Path, undisturbed: Path, tmp_path: Path):
     assert_same(tmp_path / "killed", undisturbed)
 
 
-@pytest.mark.parametrize("stage", ["sft", "dpo"])
+@pytest.mark.parametrize("stage", [pytest.param("sft", marks=pytest.mark.slow), "dpo"])
 def test_in_a_checkpoint_write(stage: str, recipe: Path, undisturbed: Path, tmp_path: Path):
     """Weights and optimiser of step 4 are on disk, the trainer's state and the seal are not."""
     killed = run(

@@ -434,8 +434,12 @@ def write(folder: Path, text: str) -> Path:
         ("rerankers: {tuned: tuned}", "rerankers: {tuned: groups}", "makes groups, and a reranker is needed"),
         ("reader: tiny", "reader: tuned", "makes a reranker, and a model is needed here"),
         ("rationales: why", "rationales: pools", "makes pools, and rationales is needed here; why does"),
-        ("rationales: why", "rationales: way.jsonl", "there is no file way.jsonl, and no stage is called so"),
-        ("corpus: c.jsonl", "corpus: d.jsonl", "there is no file d.jsonl"),
+        (
+            "rationales: why",
+            "rationales: way.jsonl",
+            'there is no file "way.jsonl", and no stage is called so',
+        ),
+        ("corpus: c.jsonl", "corpus: d.jsonl", 'there is no file "d.jsonl"'),
         ("reader: tiny, ", "", "needs one reader"),
         ("kind: retrieve, ", "kind: retrieve, encoder: minilm-l7, ", "did you mean minilm-l6?"),
         ("suite: rag, ", "suite: rag, models: {a: tiny}, ", "`suite: rag` does not read it"),
@@ -461,22 +465,17 @@ def test_another_lambda_encodes_nothing_and_asks_nobody(tmp_path: Path) -> None:
         run = tmp_path / "runs" / "page"
         before = json.loads((run / "groups" / "radio.json").read_text())
         assert service.count == 6
+        # From the rationales on, not from the groups: what was asked lies beside the runs, and is not asked again.
         again = heliograph(
-            "run", "page.yaml", "stages.groups.rationale_weight=1", "--from", "groups", cwd=tmp_path
+            "run", "page.yaml", "stages.groups.rationale_weight=1", "--from", "why", cwd=tmp_path
         )
         assert again.returncode == 0, again.stdout + again.stderr
         assert service.count == 6
+        assert json.loads((run / "why" / "rationales.json").read_text())["found"] == 6
         after = json.loads((run / "groups" / "radio.json").read_text())
         assert after["encoded_texts"] == 0
         assert (before["questions"], after["questions"]) == (6, 6)
         assert {row["lambda"] for row in read_jsonl(run / "groups" / "rows.jsonl")} == {1.0}
-        # A rerun from the very start asks nobody either: what was asked lies beside the runs.
-        anew = heliograph(
-            "run", "page.yaml", "stages.groups.rationale_weight=1", "--from", "why", cwd=tmp_path
-        )
-        assert anew.returncode == 0, anew.stdout + anew.stderr
-        assert service.count == 6
-        assert json.loads((run / "why" / "rationales.json").read_text())["found"] == 6
 
 
 def test_a_broken_passage_is_told_with_its_line_and_a_mended_corpus_goes_on(tmp_path: Path) -> None:

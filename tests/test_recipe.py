@@ -235,7 +235,7 @@ def test_a_missing_file_is_told_with_the_nearest(read: Check) -> None:
     assert line.startswith("r:16:14: stages.drawn.prompts: ")
     text = GOOD.replace("prompts: rows.jsonl", "prompts: ./row.jsonl")
     assert one(read(text)).endswith(
-        "there is no file ./row.jsonl; paths start at the recipe's folder; did you mean rows.jsonl?"
+        'there is no file "./row.jsonl"; paths start at the recipe\'s folder; did you mean rows.jsonl?'
     )
 
 
@@ -279,7 +279,7 @@ def test_a_missing_file_is_told_with_the_nearest(read: Check) -> None:
         ("    learning_rate: 1e-3", "    lr_scheduler_type: cosin", '12:24: stages.sft.lr_scheduler_type: found "cosin"; did you mean cosine?'),
         ("dpo: dpo, hub", "dpo: doo, hub", '30:31: stages.eval.models.dpo: no stage, alias or folder is called "doo"; did you mean dpo?'),
         ("dpo: dpo, hub", "dpo: 3, hub", "30:31: stages.eval.models.dpo: found 3; must be text"),
-        ("dpo: dpo, hub", "dpo: ./dpo, hub", "30:31: stages.eval.models.dpo: there is no such folder"),
+        ("dpo: dpo, hub", "dpo: ./dpo, hub", "30:31: stages.eval.models.dpo: there is no folder"),
         ("prompts: owner/data", "prompts: pears", '31:14: stages.eval.prompts: no stage, file or folder is called "pears"; did you mean pairs?'),
         ("prompts: owner/data", "prompts: dpo", "31:14: stages.eval.prompts: the stage `dpo` makes a model, and rows is needed here; pairs does"),
         ("recipe: good", "recipy: good", "1:1: recipy: unknown key; did you mean recipe?"),

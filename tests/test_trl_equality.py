@@ -77,8 +77,17 @@ def test_sft_equals_trl(how: str, tmp_path: Path, logged: list[dict[str, float]]
     )
 
 
-@pytest.mark.parametrize("loss", ["sigmoid", "ipo", "apo_zero"])
-@pytest.mark.parametrize("how", ["full", "lora"])
+@pytest.mark.parametrize(
+    ("how", "loss"),
+    [
+        ("full", "sigmoid"),
+        ("lora", "ipo"),
+        ("full", "apo_zero"),
+        pytest.param("lora", "sigmoid", marks=pytest.mark.slow),
+        pytest.param("full", "ipo", marks=pytest.mark.slow),
+        pytest.param("lora", "apo_zero", marks=pytest.mark.slow),
+    ],
+)
 def test_preference_equals_trl(how: str, loss: str, tmp_path: Path, logged: list[dict[str, float]]):
     from trl import DPOConfig, DPOTrainer
 

@@ -15,11 +15,12 @@ from data.errors import RecipeError
 from pipelines.importing.engine import Imported
 from pipelines.importing.rules import VERDICTS, Told
 from pipelines.reading.faults import Fault
+from pipelines.reading.refs import NO_FILE, NO_FOLDER, NO_STAGE
 from pipelines.recipe import RecipeFaults, check
 
 WIDTH = 110
 DATA = ("data", "pairs", "eval_data", "eval_pairs")
-MISSING = ("there is no such", "no stage,")
+MISSING = (NO_FILE, NO_FOLDER, NO_STAGE)
 """How our reader begins to say that a file or model is not here: the recipe is right all the same."""
 
 

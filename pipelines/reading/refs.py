@@ -16,6 +16,9 @@ from trainers.aliases import ALIASES
 from trainers.radio.aliases import TINY
 from trainers.radio.encoders import ENCODERS
 
+NO_FILE, NO_FOLDER, NO_STAGE = "there is no file", "there is no folder", "no stage,"
+"""How it is said that something is not here; what a recipe that was imported names may still come."""
+
 
 def check_names(tree: Tree) -> dict[str, int]:
     """Each stage's name with the index of the first that has it."""
@@ -96,13 +99,13 @@ def _model_fault(value: str, sort: str, names: Mapping[str, int], base: Path) ->
     if "/" in value and not local:
         return None
     if local:
-        return "there is no such folder; paths start at the recipe's folder"
+        return f"{NO_FOLDER} {show(value)}; paths start at the recipe's folder"
     known = {"model": [*ALIASES], "encoder": [*ENCODERS], "reranker": [*ENCODERS, TINY]}[sort]
     hint = did_you_mean(value, [*names, *known])
     if not hint:
         hint = f"; the aliases are {listed(known)}" if len(known) > 1 else f"; the alias is {known[0]}"
     return (
-        f"no stage, alias or folder is called {show(value)}{hint}; a model on the hub is written owner/name"
+        f"{NO_STAGE} alias or folder is called {show(value)}{hint}; a model on the hub is written owner/name"
     )
 
 
@@ -124,7 +127,7 @@ def _file_fault(
         if fit
         else ""
     )
-    return f"there is no file {show(value)}{who}; paths start at the recipe's folder{hint}"
+    return f"{NO_FILE} {show(value)}{who}; paths start at the recipe's folder{hint}"
 
 
 def _data_fault(value: str, placed: Placed, path: Trail, names: Mapping[str, int], base: Path) -> str | None:
@@ -134,13 +137,13 @@ def _data_fault(value: str, placed: Placed, path: Trail, names: Mapping[str, int
     if file.suffix.lower() in (*SUFFIXES, ".gz") or value.startswith((".", "/", "~")):
         near = _near_file(base, file)
         hint = f"; did you mean {file.parent / near}?" if near else ""
-        return f"there is no file {show(value)}; paths start at the recipe's folder{hint}"
+        return f"{NO_FILE} {show(value)}; paths start at the recipe's folder{hint}"
     if "/" in value:
         return None
     # A single word may be an old dataset of the hub, but far more often it is a stage.
     near = did_you_mean(value, names)
     hub = "a dataset on the hub is written owner/name, or with `format: hub`"
-    return f"no stage, file or folder is called {show(value)}{near}; {hub}"
+    return f"{NO_STAGE} file or folder is called {show(value)}{near}; {hub}"
 
 
 def _format(stage: Stage, path: Trail) -> str:
