@@ -61,6 +61,7 @@ def test_what_a_recipe_wants_is_told_once_with_the_stages(recipe: Path) -> None:
     }
 
 
+@pytest.mark.slow
 def test_it_brings_everything_once_and_then_needs_no_network(tmp_path: Path, recipe: Path, hub: Hub) -> None:
     home = tmp_path / "home"
     first = heliograph("fetch", recipe, cwd=tmp_path, env=environment(home, hub.url))

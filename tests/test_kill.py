@@ -112,6 +112,7 @@ def test_in_a_checkpoint_write(stage: str, recipe: Path, undisturbed: Path, tmp_
     assert_same(tmp_path / "killed", undisturbed)
 
 
+@pytest.mark.slow
 def test_between_stages(recipe: Path, undisturbed: Path, tmp_path: Path):
     killed = run(recipe, tmp_path, KILL_AT=r"/dpo/", PYTHONPATH=str(HOOK))
     assert killed.returncode != 0

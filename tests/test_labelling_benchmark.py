@@ -11,6 +11,7 @@ from benchmarks.labelling.__main__ import main
 from benchmarks.labelling.measure import spread
 
 
+@pytest.mark.slow
 def test_the_smoke_run_loses_and_doubles_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The floors are loose: other work may share the machine."""
     target = tmp_path / "figures.json"

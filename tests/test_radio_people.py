@@ -124,6 +124,7 @@ stages:
 """
 
 
+@pytest.mark.slow
 def test_a_run_waits_for_people_and_goes_on_with_what_they_wrote(tmp_path: Path) -> None:
     write_jsonl_atomic(tmp_path / "q.jsonl", QUESTIONS[:2])
     (tmp_path / "asked.yaml").write_text(RECIPE.replace("DRAFTS", "model: tiny, max_new_tokens: 4,"))

@@ -150,7 +150,7 @@ def test_single_answers_equal_trl(
             assert max(column(logged, "kl")) > 0
 
 
-@pytest.mark.parametrize("alpha", [0.0, 0.4])
+@pytest.mark.parametrize("alpha", [pytest.param(0.0, marks=pytest.mark.slow), 0.4])
 def test_ld_alpha_equals_trl_on_every_engine(alpha: float, tmp_path: Path, logged: list[dict[str, float]]):
     from trl import DPOConfig, DPOTrainer
 

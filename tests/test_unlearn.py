@@ -363,13 +363,18 @@ def stop_at_5(self: object, args: object, state: object, control: object, **_: o
 @pytest.mark.parametrize(
     ("how", "method", "more"),
     [
-        ("full", "npo", {"training": {"dataloader_num_workers": 2, "dataloader_persistent_workers": True}}),
+        pytest.param(
+            "full",
+            "npo",
+            {"training": {"dataloader_num_workers": 2, "dataloader_persistent_workers": True}},
+            marks=pytest.mark.slow,
+        ),
         (
             "lora",
             "npo",
             {"retain_loss_type": "kl", "watch": {"every": 2, "utility_drop": {"action": "warn"}}},
         ),
-        ("qlora", "idk_dpo", {}),
+        pytest.param("qlora", "idk_dpo", {}, marks=pytest.mark.slow),
     ],
 )
 def test_resume_in_the_middle_of_an_epoch_ends_in_the_same_weights(

@@ -16,6 +16,7 @@ from typing import Any
 import trainers.preference as preference
 import trainers.sft as sft
 from trainers.config import PreferOptions, SftOptions
+from trainers.training.ranks import wait_for_everyone
 from trainers.work import Work
 
 
@@ -38,6 +39,7 @@ def run(rank: int, world: int, port: int, stages: list[dict[str, Any]]) -> None:
             options = PreferOptions.model_validate_json(json.dumps(stage["options"]))
             figures = preference.train_preference(options, "tiny", work, name="prefer")
         (out / f"told-{rank}.json").write_text(json.dumps({"figures": figures, "lines": lines}))
+    wait_for_everyone()  # as a stage does at its end: who is done first must not hang up on the other
 
 
 def main(file: str) -> None:
