@@ -77,7 +77,8 @@ def submit(request: Request, show: Show, notice: Show) -> dict[str, Any]:
             show(line)
         return _told(chain, {})
     # Shared with jobs at work on this run; a `heliograph run` on it holds the lock alone.
-    held = lock.acquire_stage(run_dir, ".submit", shlex.join(["heliograph", *sys.argv[1:]]))
+    command = shlex.join(["heliograph", *sys.argv[1:]])
+    held = lock.acquire_stage(run_dir, ".submit", command)
     try:
         if held.notice:
             notice(held.notice)
@@ -86,7 +87,7 @@ def submit(request: Request, show: Show, notice: Show) -> dict[str, Any]:
             for name in dependents(recipe, request.from_stage) if request.from_stage else []:
                 set_aside(run_dir, name, show)
             snapshot(recipe, run_dir)
-            keep_command(run_dir, shlex.join(["heliograph", *sys.argv[1:]]))
+            keep_command(run_dir, command)
             _write(chain)
         ids = submit_jobs(
             chain.jobs, site, chain.live, lambda job, number: _record(chain, request, job, number)

@@ -28,7 +28,7 @@ from data.sources import Mixture, read
 from trainers.config import ModelOptions, SamplingOptions
 from trainers.fingerprint import fingerprint, only, start_identity
 from trainers.radio.config import RationaleOptions
-from trainers.retrieval.store import lock_file
+from trainers.radio.locking import lock_file
 from trainers.sampling.asking import answer_seed
 from trainers.sampling.chat_writer import ChatWriter, chat_key
 from trainers.work import Work

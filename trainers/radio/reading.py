@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from data.radio.rationales import Message
 from trainers.config import GenerationOptions, ModelOptions
 from trainers.fingerprint import fingerprint, start_identity
-from trainers.retrieval.store import lock_file
+from trainers.radio.locking import lock_file
 from trainers.sampling.chat_writer import ChatWriter, KeptReplies
 from trainers.work import Work
 

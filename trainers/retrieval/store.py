@@ -14,7 +14,6 @@ import json
 import os
 from collections.abc import Generator, Sequence
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -202,24 +201,3 @@ def _write(handle: int, block: bytes) -> None:
     view = memoryview(block)
     while view:
         view = view[os.write(handle, view) :]
-
-
-def lock_file(path: Path, what: str) -> IO[str]:
-    """A lock that ends with its process, or with the file's close; whoever comes second is told."""
-    file = path.open("w")
-    try:
-        import fcntl
-    except ImportError:  # Windows has no such lock
-        return file
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as fault:
-        file.close()
-        raise RunError(
-            f"another process writes {what}",
-            where=str(path.parent),
-            way_out="wait for it, or give this run a cache folder of its own",
-        ) from fault
-    except OSError:  # some network file systems have no locks
-        return file
-    return file
